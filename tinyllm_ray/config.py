@@ -1,0 +1,171 @@
+"""Experiment files: YAML and dotted overrides in, a validated `Experiment` out, one clear message for a mistake.
+
+In: experiments/obqa.yaml, ["loss.label_weight=0.5", "student.model=google/flan-t5-base"]
+Out: schema.Experiment
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from tinyllm_ray.schema import Choice, Experiment, Grid, LogUniform, Section, Uniform
+
+
+class UserError(ValueError):
+    """A mistake of the user's: the message says what was given, what is allowed and which key to change."""
+
+
+def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+    """Read one experiment file and apply `key.path=value` overrides (values are YAML).
+
+    Raises UserError for a missing or broken file, an unknown key or a value that is not allowed.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise UserError(f"there is no experiment file {path}; there is: {', '.join(near) or 'none in that folder'}") from None
+    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as an experiment file: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} holds {type(raw).__name__}, but an experiment is a mapping of sections such as `name:`")
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key:
+            raise UserError(f"override {override!r} is not of the form key.path=value, such as loss.label_weight=0.5")
+        try:
+            _set_path(raw, key.split("."), yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise UserError(f"override {override!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+    experiment = validate(raw)
+    check_space(experiment)
+    return experiment
+
+
+def with_overrides(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
+    """The same experiment with the dotted paths of `values` set; validated again."""
+    raw = experiment.model_dump(mode="json")
+    for key, value in values.items():
+        _set_path(raw, key.split("."), value)
+    return validate(raw)
+
+
+def validate(raw: dict[str, Any]) -> Experiment:
+    try:
+        return Experiment.model_validate(raw)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(e, raw) for e in error.errors()[:5])) from None
+
+
+def check_space(experiment: Experiment) -> None:
+    """Refuse a search path that does not exist or a value that the schema does not allow, before anything runs."""
+    for key, domain in experiment.search.space.items():
+        for value in domain_values(domain):
+            try:
+                with_overrides(experiment, {key: value})
+            except UserError as error:
+                raise UserError(f"search.space: {key}: {error}") from None
+
+
+def domain_values(domain: Choice | Grid | Uniform | LogUniform) -> list[Any]:
+    """The listed values of a choice or grid, the bounds of an interval."""
+    match domain:
+        case Choice():
+            return domain.choice
+        case Grid():
+            return domain.grid
+        case Uniform():
+            return list(domain.uniform)
+        case LogUniform():
+            return list(domain.loguniform)
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """Hex digest of a JSON value; equal values have equal digests on every machine."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()[:length]
+
+
+def output_dir(experiment: Experiment) -> str:
+    """Where everything of a run lies: an absolute path, or a cloud URI as given."""
+    given = experiment.output.dir or f"outputs/{experiment.name}"
+    return given if "://" in given else str(Path(given).expanduser().resolve())
+
+
+def _set_path(node: Any, path: list[str], value: Any, done: tuple[str, ...] = ()) -> None:
+    head, rest = path[0], path[1:]
+    if isinstance(node, list):
+        for item in _list_items(node, head, done):
+            named = isinstance(item, dict) and item.get("name") == head
+            _set_path(item, rest if named or head.isdigit() else path, value, (*done, head))
+        return
+    if not isinstance(node, dict):
+        raise UserError(f"{'.'.join((*done, *path))}: {'.'.join(done)} is a single value and has no keys below it")
+    if not rest or (done[-1:] == ("rationale_weights",) and rest):
+        node[".".join(path)] = value
+        return
+    if node.get(head) is None:
+        node[head] = {}
+    _set_path(node[head], rest, value, (*done, head))
+
+
+def _list_items(items: list[Any], head: str, done: tuple[str, ...]) -> list[Any]:
+    """`teachers.<name>.key` and `teachers.0.key` mean one item, `teachers.key` all of them."""
+    named = [item for item in items if isinstance(item, dict) and item.get("name") == head]
+    if named:
+        return named
+    if head.isdigit() and int(head) < len(items):
+        return [items[int(head)]]
+    if head in _fields_at(done):
+        return items
+    names = [item.get("name") for item in items if isinstance(item, dict)]
+    raise UserError(f"{'.'.join((*done, head))}: no entry of {'.'.join(done)} is named {head!r}; there is {names}")
+
+
+def _fields_at(path: Iterable[Any]) -> list[str]:
+    """Names of the keys that the schema allows at a path; empty where any key goes."""
+    node: Any = Experiment
+    for part in path:
+        models = _models_in(node)
+        if not models:
+            return []
+        if isinstance(part, int) or part not in models[0].model_fields:
+            continue
+        node = models[0].model_fields[part].annotation
+    models = _models_in(node)
+    return list(models[0].model_fields) if models else []
+
+
+def _models_in(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+def _explain(error: dict[str, Any], raw: dict[str, Any]) -> str:
+    location = [part for part in error["loc"] if not (isinstance(part, str) and part in _UNION_TAGS)]
+    key = ".".join(str(part) for part in location) or "experiment"
+    if error["type"] == "extra_forbidden":
+        allowed = _fields_at(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+        hint = f"; did you mean {'.'.join(map(str, [*location[:-1], near[0]]))}?" if near else ""
+        return f"{key}: unknown key{hint}; allowed here: {', '.join(allowed)}" if allowed else f"{key}: unknown key{hint}"
+    if error["type"] == "missing":
+        return f"{key}: missing; this key is needed"
+    if error["type"] == "value_error":
+        message = str(error["ctx"]["error"])
+        return message if not location else f"{key}: {message}"
+    given = error["input"] if not isinstance(error["input"], dict | list) else type(error["input"]).__name__
+    return f"{key}: {given!r} was given; {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+_UNION_TAGS = {"Choice", "Grid", "Uniform", "LogUniform"}

@@ -1,0 +1,1 @@
+"""Question files, prompts, answers, rationale stores and the student's features."""

@@ -1,0 +1,156 @@
+"""Files anywhere: a local absolute path or a cloud URI (s3://, gs://, file://) in, bytes, JSON or Arrow tables out.
+
+Writes are atomic (a reader sees the whole file or none); transient storage errors are retried for `RETRY_S` seconds.
+"""
+
+import errno
+import io
+import json
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+RETRY_S = 90.0
+_FINAL = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EDQUOT}
+T = TypeVar("T")
+
+
+def join(base: str, *parts: str) -> str:
+    return "/".join([base.rstrip("/"), *parts])
+
+
+def is_local(uri: str) -> bool:
+    return "://" not in uri or uri.startswith("file://")
+
+
+def local_path(uri: str) -> Path:
+    return Path(uri.removeprefix("file://"))
+
+
+def exists(uri: str) -> bool:
+    return _retry(lambda: _info(uri).type != pafs.FileType.NotFound)
+
+
+def list_files(folder: str, suffix: str = "") -> list[str]:
+    """All files below a folder, sorted; empty where the folder does not exist. Files being written are left out."""
+    filesystem, path = _resolve(folder)
+    selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
+    infos = _retry(lambda: filesystem.get_file_info(selector))
+    names = (info.path[len(path.rstrip("/")) + 1 :] for info in infos if info.type == pafs.FileType.File)
+    return sorted(join(folder, n) for n in names if n.endswith(suffix) and not n.rpartition("/")[2].startswith(".tmp-"))
+
+
+def read_bytes(uri: str) -> bytes:
+    """Raises FileNotFoundError."""
+    filesystem, path = _resolve(uri)
+
+    def read() -> bytes:
+        with filesystem.open_input_stream(path) as stream:
+            return stream.read()
+
+    return _retry(read)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Atomic: a temporary file renamed on local disks, one put on object stores."""
+    filesystem, path = _resolve(uri)
+    folder, _, name = path.rpartition("/")
+    local = isinstance(filesystem, pafs.LocalFileSystem)
+    target = f"{folder}/.tmp-{uuid.uuid4().hex}-{name}" if local else path
+
+    def write() -> None:
+        if local:
+            filesystem.create_dir(folder, recursive=True)
+        try:
+            with filesystem.open_output_stream(target) as stream:
+                stream.write(data)
+            if local:
+                os.replace(target, path)
+        except OSError:
+            if local and os.path.exists(target):
+                os.unlink(target)
+            raise
+
+    _retry(write)
+
+
+def read_json(uri: str) -> Any:
+    return json.loads(read_bytes(uri))
+
+
+def write_json(uri: str, value: Any) -> None:
+    write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
+    filesystem, path = _resolve(uri)
+    return _retry(lambda: pq.read_table(path, columns=columns, filesystem=filesystem))
+
+
+def write_table(uri: str, table: pa.Table) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    write_bytes(uri, buffer.getvalue())
+
+
+def upload_folder(local: str | Path, uri: str) -> None:
+    for path in sorted(Path(local).rglob("*")):
+        if path.is_file():
+            write_bytes(join(uri, path.relative_to(local).as_posix()), path.read_bytes())
+
+
+def local_folder(uri: str) -> Path:
+    """A folder that can be memory-mapped: itself where local, else a copy kept on this machine."""
+    if is_local(uri):
+        return local_path(uri)
+    target = Path(tempfile.gettempdir()) / "tinyllm_ray" / uri.replace("://", "/")
+    if not target.is_dir():
+        partial = target.with_name(f".tmp-{uuid.uuid4().hex}")
+        for name in list_files(uri):
+            path = partial / name.removeprefix(uri.rstrip("/") + "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(read_bytes(name))
+        try:
+            partial.rename(target)
+        except OSError:  # another process was first
+            shutil.rmtree(partial)
+    return target
+
+
+def remove_folder(uri: str) -> None:
+    filesystem, path = _resolve(uri)
+    if exists(uri):
+        _retry(lambda: filesystem.delete_dir(path))
+
+
+def _resolve(uri: str) -> tuple[pafs.FileSystem, str]:
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), uri
+    return pafs.FileSystem.from_uri(uri)
+
+
+def _info(uri: str) -> pafs.FileInfo:
+    filesystem, path = _resolve(uri)
+    return filesystem.get_file_info(path)
+
+
+def _retry(action: Callable[[], T]) -> T:
+    """Try again with growing pauses while the error may pass; a full disk or a missing file will not."""
+    deadline, pause = time.monotonic() + RETRY_S, 0.25
+    while True:
+        try:
+            return action()
+        except OSError as error:
+            if error.errno in _FINAL or isinstance(error, FileNotFoundError) or time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(pause * 2, 8.0)

@@ -1,0 +1,1 @@
+"""Teacher engines and the pipeline that fills the rationale stores."""
