@@ -7,6 +7,7 @@ Out: schema.Experiment
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -31,13 +32,17 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise UserError(f"there is no experiment file {path}; there is: {', '.join(near) or 'none in that folder'}") from None
+        raise UserError(
+            f"there is no experiment file {path}; there is: {', '.join(near) or 'none in that folder'}"
+        ) from None
     except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as an experiment file: {error}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
-        raise UserError(f"{path} holds {type(raw).__name__}, but an experiment is a mapping of sections such as `name:`")
+        raise UserError(
+            f"{path} holds {type(raw).__name__}, but an experiment is a mapping of sections such as `name:`"
+        )
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
@@ -45,8 +50,10 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
         try:
             _set_path(raw, key.split("."), yaml.safe_load(value))
         except yaml.YAMLError as error:
-            raise UserError(f"override {override!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
-    experiment = validate(raw)
+            raise UserError(
+                f"override {override!r}: the value is not valid YAML: {' '.join(str(error).split())}"
+            ) from None
+    experiment = _fill_output_dir(validate(raw))
     check_space(experiment)
     return experiment
 
@@ -99,6 +106,52 @@ def output_dir(experiment: Experiment) -> str:
     """Where everything of a run lies: an absolute path, or a cloud URI as given."""
     given = experiment.output.dir or f"outputs/{experiment.name}"
     return given if "://" in given else str(Path(given).expanduser().resolve())
+
+
+def public(experiment: Experiment) -> dict[str, Any]:
+    """The resolved config as it may be written down: values of keys that name a secret are blanked."""
+    return _blank_secrets(experiment.model_dump(mode="json"))
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"loss": {"label_weight": 1}} -> {"loss.label_weight": 1}; teachers go by their names."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        if key == "teachers":
+            value = {teacher["name"]: teacher for teacher in value}
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{path}.")
+        else:
+            flat[path] = value
+    return flat
+
+
+def _blank_secrets(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_blank_secrets(item) for item in node]
+    if isinstance(node, str):
+        return _CREDENTIALS.sub(r"\1***@", node)
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: "***" if _SECRET_KEY.search(key) and isinstance(value, str) else _blank_secrets(value)
+        for key, value in node.items()
+    }
+
+
+def _fill_output_dir(experiment: Experiment) -> Experiment:
+    """`{output.dir}` in a path stands for the run's output folder."""
+    folder = output_dir(experiment)
+    changes = {"dataset.path": experiment.dataset.path, "student.model": experiment.student.model}
+    for teacher in experiment.teachers:
+        changes |= {f"teachers.{teacher.name}.model": teacher.model, f"teachers.{teacher.name}.store": teacher.store}
+    filled = {
+        key: value.replace("{output.dir}", folder)
+        for key, value in changes.items()
+        if value and "{output.dir}" in value
+    }
+    return with_overrides(experiment, filled) if filled else experiment
 
 
 def _set_path(node: Any, path: list[str], value: Any, done: tuple[str, ...] = ()) -> None:
@@ -158,7 +211,9 @@ def _explain(error: dict[str, Any], raw: dict[str, Any]) -> str:
         allowed = _fields_at(location[:-1])
         near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
         hint = f"; did you mean {'.'.join(map(str, [*location[:-1], near[0]]))}?" if near else ""
-        return f"{key}: unknown key{hint}; allowed here: {', '.join(allowed)}" if allowed else f"{key}: unknown key{hint}"
+        return (
+            f"{key}: unknown key{hint}; allowed here: {', '.join(allowed)}" if allowed else f"{key}: unknown key{hint}"
+        )
     if error["type"] == "missing":
         return f"{key}: missing; this key is needed"
     if error["type"] == "value_error":
@@ -168,4 +223,6 @@ def _explain(error: dict[str, Any], raw: dict[str, Any]) -> str:
     return f"{key}: {given!r} was given; {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
+_SECRET_KEY = re.compile(r"(?i)(^|[_-])(token|password|passwd|secret|credentials?|api_?key)$")
+_CREDENTIALS = re.compile(r"(://)[^/@\s]+@")
 _UNION_TAGS = {"Choice", "Grid", "Uniform", "LogUniform"}

@@ -17,6 +17,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _without_credentials(url: str, instead: str) -> str:
+    if re.search(r"://[^/]*@", url):
+        raise ValueError(f"the address holds credentials; {instead}")
+    return url
+
+
 class Columns(Section):
     id: str | None = Field(None, description="column of the question id; null numbers the rows")
     question: str = Field("question", description="column of the question text")
@@ -25,18 +31,27 @@ class Columns(Section):
 
 
 class Dataset(Section):
-    name: Name = Field(description="names the stores; obqa, arc, piqa, riddle, pubmedqa and bioasq have published numbers")
+    name: Name = Field(
+        description="names the stores; obqa, arc, piqa, riddle, pubmedqa and bioasq have published numbers"
+    )
     format: Literal[
         "reference", "obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq", "jsonl", "json", "parquet", "miniature"
-    ] = Field("reference", description="`reference` reads the TinyLLM repository's files; a dataset name reads the original's files")
-    path: str | None = Field(None, description="folder that holds the splits' files; a local path, http(s) or cloud URI")
+    ] = Field(
+        "reference",
+        description="`reference` reads the TinyLLM repository's files; a dataset name reads the original's files",
+    )
+    path: str | None = Field(
+        None, description="folder that holds the splits' files; a local path, http(s) or cloud URI"
+    )
     splits: dict[Literal["train", "validation", "test"], str] = Field(
         default_factory=dict, description="file of each split, relative to `path`; empty: the format's own names"
     )
     columns: Columns = Columns()
     max_rejected_fraction: Fraction = Field(0.01, description="stop when more of a split's rows than this are bad")
     max_rows: int | None = Field(None, ge=1, description="read at most this many rows of each split")
-    miniature: dict[str, int] = Field(default_factory=dict, description="sizes of the generated world (format: miniature)")
+    miniature: dict[str, int] = Field(
+        default_factory=dict, description="sizes of the generated world (format: miniature)"
+    )
 
 
 class InContext(Section):
@@ -69,7 +84,9 @@ class Sampling(Section):
 
 class Endpoint(Section):
     url: str = Field(description="base URL of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1")
-    api_key_env: str | None = Field(None, description="environment variable that holds the key; the key itself is never written")
+    api_key_env: str | None = Field(
+        None, description="environment variable that holds the key; the key itself is never written"
+    )
     concurrency: int = Field(16, ge=1, description="requests under way at once")
     timeout_s: float = Field(120, gt=0)
     max_retries: int = Field(5, ge=0, description="tries after the first, with exponential backoff")
@@ -77,9 +94,7 @@ class Endpoint(Section):
     @field_validator("url")
     @classmethod
     def _no_credentials(cls, url: str) -> str:
-        if re.search(r"://[^/]*@", url):
-            raise ValueError("holds credentials; put the key in an environment variable and name it in api_key_env")
-        return url
+        return _without_credentials(url, "put the key in an environment variable and name it in api_key_env")
 
 
 class Teacher(Section):
@@ -87,7 +102,9 @@ class Teacher(Section):
     model: str | None = Field(None, description="hub id or folder; null only with `store`")
     revision: str | None = Field(None, description="hub revision")
     kind: Literal["auto", "vllm", "seq2seq", "endpoint"] = Field("auto", description="auto reads the model's config")
-    engine: Literal["auto", "in_process", "ray_data_llm"] = Field("auto", description="vLLM engine; auto: in_process on CPU, ray_data_llm on GPU")
+    engine: Literal["auto", "in_process", "ray_data_llm"] = Field(
+        "auto", description="vLLM engine; auto: in_process on CPU, ray_data_llm on GPU"
+    )
     store: str | None = Field(None, description="folder of existing rationales (holds <split>/); nothing is generated")
     task_prefix: str = Field("rationale: ", description="what the student's input starts with for this teacher's task")
     sampling: Sampling = Sampling()
@@ -148,13 +165,17 @@ class Student(Section):
     @classmethod
     def _no_float16(cls, dtype: Any) -> Any:
         if dtype in ("float16", "fp16", "half"):
-            raise ValueError("float16 overflows in T5's feed-forward layers and is not offered; use bfloat16 or float32")
+            raise ValueError(
+                "float16 overflows in T5's feed-forward layers and is not offered; use bfloat16 or float32"
+            )
         return dtype
 
 
 class Loss(Section):
     label_weight: float = Field(1.0, ge=0, description="the paper's gamma")
-    rationale_weights: dict[str, float] = Field(default_factory=dict, description="by teacher name; the paper's alpha and beta")
+    rationale_weights: dict[str, float] = Field(
+        default_factory=dict, description="by teacher name, 1 where not named; the paper's alpha and beta"
+    )
 
     @model_validator(mode="after")
     def _some_weight(self) -> "Loss":
@@ -190,16 +211,24 @@ class Training(Section):
     log_every_steps: int = Field(10, ge=1)
     gradient_checkpointing: bool = False
     compile: bool = Field(False, description="torch.compile the student")
-    max_truncated_fraction: Fraction = Field(0.0, description="stop when more inputs than this lose question text or choices")
-    max_unknown_fraction: Fraction = Field(0.01, description="refuse a store when more of its rows have unknown question ids")
+    max_truncated_fraction: Fraction = Field(
+        0.0, description="stop when more inputs than this lose question text or choices"
+    )
+    max_unknown_fraction: Fraction = Field(
+        0.01, description="refuse a store when more of its rows have unknown question ids"
+    )
 
 
 class Evaluation(Section):
-    by: Literal["ranking", "generation", "both"] = Field("ranking", description="what `eval/accuracy` is measured by; both: ranking decides")
+    by: Literal["ranking", "generation", "both"] = Field(
+        "ranking", description="what `eval/accuracy` is measured by; both: ranking decides"
+    )
     batch_size: int = Field(64, ge=1)
     max_new_tokens: int = Field(32, ge=1)
     max_questions: int | None = Field(None, ge=1, description="validation questions scored during training; null: all")
-    student_rationales: int = Field(20, ge=0, description="test questions for which the student's own rationales are written")
+    student_rationales: int = Field(
+        20, ge=0, description="test questions for which the student's own rationales are written"
+    )
 
 
 class Choice(Section):
@@ -219,11 +248,21 @@ class LogUniform(Section):
 
 
 class Search(Section):
-    space: dict[str, Choice | Grid | Uniform | LogUniform] = Field(default_factory=dict, description="dotted path -> one of choice, grid, uniform, loguniform")
+    space: dict[str, Choice | Grid | Uniform | LogUniform] = Field(
+        default_factory=dict, description="dotted path -> one of choice, grid, uniform, loguniform"
+    )
     searcher: Literal["random", "grid", "optuna"] = Field("random", description="grid needs `grid` entries only")
     scheduler: Literal["none", "asha", "hyperband"] = "asha"
-    objectives: list[Literal["accuracy", "parameters"]] = Field(["accuracy"], min_length=1, description="two need searcher optuna")
+    objectives: list[Literal["accuracy", "parameters"]] = Field(
+        ["accuracy"], min_length=1, description="two need searcher optuna"
+    )
     num_samples: int = Field(8, ge=1, description="trials (times the grid)")
+    ranks_per_trial: int = Field(
+        1, ge=1, description="DDP ranks of one trial; the winner is trained on the whole student pool"
+    )
+    by_model: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="overrides that go with a value of student.model"
+    )
     grace_steps: int = Field(100, ge=1, description="steps before a scheduler may stop a trial")
     reduction_factor: int = Field(3, ge=2)
     max_hours: float | None = Field(None, gt=0)
@@ -241,23 +280,37 @@ class Pool(Section):
     cpus_per_worker: float = Field(1, ge=0)
     memory_gib_per_worker: float = Field(0, ge=0, description="0: not reserved")
     resource: Name | None = Field(None, description="custom resource that marks the pool's nodes, one unit a worker")
-    labels: dict[str, str] = Field(default_factory=dict, description="label selector, where the cluster's nodes have labels")
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="label selector, where the cluster's nodes have labels"
+    )
 
 
 class Pools(Section):
     address: str | None = Field(None, description="Ray address; null joins the job's cluster or starts a local one")
     teacher: Pool = Pool(resource="teacher_pool")
     student: Pool = Pool(resource="student_pool")
-    schedule: Literal["parallel", "sequential"] = Field("sequential", description="teachers share the pool, or follow one another")
+    schedule: Literal["parallel", "sequential"] = Field(
+        "sequential", description="teachers share the pool, or follow one another"
+    )
     pending_timeout_s: float = Field(120, gt=0, description="say what a pending worker waits for after this long")
 
 
 class Tracking(Section):
-    uri: str | None = Field(None, description="MLflow server; null: SQLite under output.dir. Credentials come from the environment")
+    uri: str | None = Field(
+        None,
+        description="MLflow server; null: SQLite under output.dir. Credentials: MLFLOW_TRACKING_USERNAME, _PASSWORD",
+    )
     experiment: str | None = Field(None, description="MLflow experiment; null: the experiment's name")
     system_metrics: bool = False
+    sync_every_s: float = Field(5, gt=0, description="pause between uploads of the trials' metrics")
+    flush_timeout_s: float = Field(300, ge=0, description="at the end, wait this long for a server that is away")
     connect_timeout_s: float = Field(15, gt=0)
     register_champion: bool = Field(True, description="log the winner as a model and register it")
+
+    @field_validator("uri")
+    @classmethod
+    def _no_credentials(cls, uri: str | None) -> str | None:
+        return uri and _without_credentials(uri, "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
 
 
 class Output(Section):
@@ -292,7 +345,9 @@ class Experiment(Section):
         if unknown:
             raise ValueError(f"loss.rationale_weights: no teacher is named {unknown[0]!r}; the teachers are {names}")
         if self.training.steps and not self.loss.label_weight and not any(self.loss.rationale_weights.values()):
-            raise ValueError("loss: all weights are zero; set loss.label_weight or one of loss.rationale_weights above 0")
+            raise ValueError(
+                "loss: all weights are zero; set loss.label_weight or one of loss.rationale_weights above 0"
+            )
         return self
 
     def teacher(self, name: str) -> Teacher:

@@ -1,0 +1,95 @@
+"""Methods as presets of one mechanism: weights, targets and flags of the same experiment.
+
+In: an experiment with `training.method`. Out: the experiment with that method's loss, label source and adapters set.
+"""
+
+from tinyllm_ray.config import UserError, digest, with_overrides
+from tinyllm_ray.schema import Experiment
+
+METHODS = (
+    "inference",
+    "label_only",
+    "lora",
+    "standard_kd[:teacher]",
+    "step_by_step[:teacher]",
+    "tinyllm",
+    "without:teacher",
+    "shuffled_rationales",
+)
+
+
+def apply_method(experiment: Experiment) -> Experiment:
+    """Resolve `training.method`; a teacher without a weight in `loss.rationale_weights` has weight 1.
+
+    Raises UserError for an unknown method or teacher, or a target that no stage makes.
+    """
+    method, _, given = experiment.training.method.partition(":")
+    names = [teacher.name for teacher in experiment.teachers]
+    weights = {name: 1.0 for name in names} | experiment.loss.rationale_weights
+    none = {name: 0.0 for name in names}
+    match method:
+        case "inference":
+            changes = {"training.steps": 0, "loss.rationale_weights": none}
+        case "label_only":
+            changes = {"loss.rationale_weights": none}
+        case "lora":
+            adapters = experiment.student.lora.model_dump() if experiment.student.lora else {}
+            changes = {"loss.rationale_weights": none, "student.lora": adapters}
+        case "standard_kd":
+            teacher = _one_teacher(experiment, given)
+            if "train" not in experiment.prompts.answer_splits:
+                raise UserError(
+                    "training.method standard_kd needs the teacher's own answers; add train to prompts.answer_splits"
+                )
+            changes = {"loss.rationale_weights": none, "training.label_source": f"teacher:{teacher}"}
+        case "step_by_step":
+            teacher = _one_teacher(experiment, given)
+            changes = {"loss.rationale_weights": none | {teacher: weights[teacher]}}
+        case "without":
+            teacher = _one_teacher(experiment, given)
+            changes = {"loss.rationale_weights": weights | {teacher: 0.0}}
+        case "tinyllm":
+            changes = {"loss.rationale_weights": weights}
+        case "shuffled_rationales":
+            changes = {"loss.rationale_weights": weights, "training.shuffle_rationales": True}
+        case _:
+            raise UserError(f"training.method: {method!r} was given; allowed are {', '.join(METHODS)}")
+    return with_overrides(experiment, changes)
+
+
+def comparison(experiment: Experiment) -> dict[str, Experiment]:
+    """Label only, each teacher alone, all teachers: the variants that `run` compares."""
+    names = [teacher.name for teacher in experiment.teachers]
+    methods = {"label_only": "label_only"}
+    if len(names) > 1:
+        methods |= {f"only_{name}": f"step_by_step:{name}" for name in names}
+    return {
+        variant: _with_method(experiment, method) for variant, method in (methods | {"all_teachers": "tinyllm"}).items()
+    }
+
+
+def ablation(experiment: Experiment) -> dict[str, Experiment]:
+    """The comparison, all teachers but one, and the shuffled control; equal trainings are named once."""
+    methods = {f"without_{teacher.name}": f"without:{teacher.name}" for teacher in experiment.teachers}
+    methods |= {"shuffled_rationales": "shuffled_rationales"}
+    variants = comparison(experiment) | {name: _with_method(experiment, method) for name, method in methods.items()}
+    first: dict[str, str] = {}
+    for name, variant in variants.items():
+        first.setdefault(digest([variant.loss.model_dump(), variant.training.shuffle_rationales]), name)
+    return {name: variants[name] for name in first.values()}
+
+
+def _with_method(experiment: Experiment, method: str) -> Experiment:
+    return apply_method(with_overrides(experiment, {"training.method": method}))
+
+
+def _one_teacher(experiment: Experiment, given: str) -> str:
+    names = [teacher.name for teacher in experiment.teachers]
+    if given in names:
+        return given
+    if not given and len(names) == 1:
+        return names[0]
+    method = experiment.training.method.partition(":")[0]
+    raise UserError(
+        f"training.method {method} needs one teacher's name, such as {method}:{names[0] if names else 'NAME'}; the teachers are {names}"
+    )
