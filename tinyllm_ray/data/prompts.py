@@ -1,0 +1,129 @@
+"""Prompts: Question rows and a template in, the exact text for a teacher or a student out. Pure.
+
+A template is data: `{question}`, `{choices}`, `{answer}` and `{examples}` are replaced, any other brace is refused.
+A line `---` parts the form of one solved example (above) from the form of the prompt (below).
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from importlib import resources
+
+from tinyllm_ray import storage
+from tinyllm_ray.config import UserError
+from tinyllm_ray.data.answers import letter
+from tinyllm_ray.rows import Question
+from tinyllm_ray.schema import InContext
+
+_FIELDS = ("question", "choices", "answer", "examples")
+_BRACED = re.compile(r"\{([^{}]*)\}|[{}]")
+_PART = re.compile(r"^---[ \t]*\n", re.MULTILINE)
+_EXAMPLE = "Question: {question}\nOptions:\n{choices}\nAnswer: {answer}"
+
+
+def format_choices(choices: Sequence[str]) -> str:
+    """["x", "y"] -> "(a) x\\n(b) y"."""
+    return "\n".join(f"({letter(index)}) {choice}" for index, choice in enumerate(choices))
+
+
+def student_input(prefix: str, question: Question) -> str:
+    """What the student reads for one task, as in the reference: prefix, question, choices."""
+    return f"{prefix}{question.question}\nAnswer Choices:\n{format_choices(question.choices)}"
+
+
+def load_template(name_or_path: str) -> str:
+    """The text of a packaged template (`paper`, `answer`) or of a file; raises UserError where it cannot be used."""
+    folder = resources.files("tinyllm_ray.data") / "templates"
+    packaged = sorted(item.name.removesuffix(".txt") for item in folder.iterdir() if item.name.endswith(".txt"))
+    if name_or_path in packaged:
+        return (folder / f"{name_or_path}.txt").read_text(encoding="utf-8")
+    try:
+        template = storage.read_bytes(name_or_path).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"prompts.template: {name_or_path!r} is neither a packaged template ({', '.join(packaged)}) "
+            f"nor a readable UTF-8 file: {error}"
+        ) from None
+    _check(template, name_or_path)
+    return template
+
+
+def example_set(question_id: str, *, pool: int, seed: int) -> int:
+    """Which of the `pool` shared example sets a question uses."""
+    return random.Random(f"{seed}/set of/{question_id}").randrange(pool)
+
+
+def choose_examples(
+    question: Question, *, candidates: Sequence[Question], in_context: InContext, seed: int
+) -> list[Question]:
+    """Solved examples for one question: never the question itself, never the same text, the same ones every time.
+
+    Drawn per question, or from the question's shared set where `in_context.pool` is given. Fewer than
+    `in_context.examples` where there are not enough candidates.
+    """
+    drawn_for = question.question_id
+    if in_context.pool is not None:
+        drawn_for = f"set {example_set(question.question_id, pool=in_context.pool, seed=seed)}"
+    draw = random.Random(f"{seed}/examples for/{drawn_for}")
+    chosen: list[Question] = []
+    taken_ids, taken_texts, seen = {question.question_id}, {question.question}, set()
+    while len(chosen) < in_context.examples and len(seen) < len(candidates):
+        index = draw.randrange(len(candidates))
+        seen.add(index)
+        candidate = candidates[index]
+        if candidate.question_id not in taken_ids and candidate.question not in taken_texts:
+            chosen.append(candidate)
+            taken_ids.add(candidate.question_id)
+            taken_texts.add(candidate.question)
+    return chosen
+
+
+def build_prompt(question: Question, *, template: str, examples: Sequence[Question], teacher_forcing: bool) -> str:
+    """The teacher's prompt. Without teacher forcing the template's lines that hold `{answer}` are left out."""
+    example_form, form = _parts(template)
+    if examples and "{examples}" not in form:
+        raise UserError(
+            f"the prompt template has no {{examples}}, but {len(examples)} in-context examples were asked for; add "
+            "{examples} to it or set prompts.in_context.examples=0"
+        )
+    if teacher_forcing and "{answer}" not in form:
+        raise UserError(
+            "the prompt template has no {answer}, but prompts.teacher_forcing is true; add {answer} to it or set "
+            "prompts.teacher_forcing=false"
+        )
+    if not teacher_forcing:
+        form = "".join(line for line in form.splitlines(keepends=True) if "{answer}" not in line)
+    solved = "".join(f"{_fill(example_form, _values(example)).rstrip()}\n\n" for example in examples)
+    return _fill(form, {**_values(question), "examples": solved}).rstrip("\n")
+
+
+def _values(question: Question) -> dict[str, str]:
+    return {
+        "question": question.question,
+        "choices": format_choices(question.choices),
+        "answer": f"({letter(question.choices.index(question.answer))})",
+    }
+
+
+def _parts(template: str) -> tuple[str, str]:
+    parts = _PART.split(template, maxsplit=1)
+    return (parts[0], parts[1]) if len(parts) == 2 else (_EXAMPLE, template)
+
+
+def _fill(form: str, values: dict[str, str]) -> str:
+    """Replace in one pass, so that braces in the values stay what they are."""
+    return _BRACED.sub(lambda match: values[match[1]], form)
+
+
+def _check(template: str, name: str) -> None:
+    example_form, form = _parts(template)
+    allowed = ", ".join(f"{{{field}}}" for field in _FIELDS)
+    for match in _BRACED.finditer(template):
+        if match[1] not in _FIELDS:
+            raise UserError(f"prompts.template: {name} holds {match[0]!r}; allowed in braces: {allowed}")
+    if "{question}" not in form:
+        raise UserError(f"prompts.template: {name} has no {{question}}, so every prompt would be the same; add it")
+    if "{examples}" in example_form:
+        raise UserError(
+            f"prompts.template: {name} has {{examples}} above its line ---; only the prompt below may hold it"
+        )
