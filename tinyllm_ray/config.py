@@ -141,15 +141,15 @@ def _blank_secrets(node: Any) -> Any:
 
 
 def _fill_output_dir(experiment: Experiment) -> Experiment:
-    """`{output.dir}` in a path stands for the run's output folder."""
+    """`${output.dir}` in a path stands for the run's output folder."""
     folder = output_dir(experiment)
     changes = {"dataset.path": experiment.dataset.path, "student.model": experiment.student.model}
     for teacher in experiment.teachers:
         changes |= {f"teachers.{teacher.name}.model": teacher.model, f"teachers.{teacher.name}.store": teacher.store}
     filled = {
-        key: value.replace("{output.dir}", folder)
+        key: value.replace("${output.dir}", folder)
         for key, value in changes.items()
-        if value and "{output.dir}" in value
+        if value and "${output.dir}" in value
     }
     return with_overrides(experiment, filled) if filled else experiment
 

@@ -90,6 +90,4 @@ def _one_teacher(experiment: Experiment, given: str) -> str:
     if not given and len(names) == 1:
         return names[0]
     method = experiment.training.method.partition(":")[0]
-    raise UserError(
-        f"training.method {method} needs one teacher's name, such as {method}:{names[0] if names else 'NAME'}; the teachers are {names}"
-    )
+    raise UserError(f"training.method {method} needs one teacher's name, as in {method}:NAME; the teachers are {names}")
