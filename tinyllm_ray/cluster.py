@@ -1,10 +1,40 @@
-"""Pools -> Ray resource requests; start or join Ray; say beforehand what cannot be had."""
+"""Pools -> Ray resource requests; start or join Ray; refuse an output folder that other nodes cannot see.
 
+In: the experiment's `pools`. Out: actor options, bundles, scaling configs, and an initialised Ray.
+"""
+
+import logging
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tinyllm_ray.schema import Pool
+from tinyllm_ray import storage
+from tinyllm_ray.config import UserError
+from tinyllm_ray.schema import Pool, Pools
 
 GIB = 1024**3
+SPARE_CPUS = 4  # logical CPUs beside both pools' for reading, prompting and writing
+JOB_ENV = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what Ray sets in the driver of a submitted job
+QUIET_ENV = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # ranks may wait for the autoscaler; the pending watch says so
+}
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The Ray this process is connected to."""
+
+    address: str  # of the cluster's GCS
+    started: bool  # a local Ray, started by this process
+    nodes: int
+    dashboard: str  # URL; empty where there is none
+    logs: str  # folder of Ray's own logs on this node
 
 
 def actor_options(pool: Pool) -> dict[str, Any]:
@@ -17,3 +47,171 @@ def actor_options(pool: Pool) -> dict[str, Any]:
     if pool.labels:
         options["label_selector"] = pool.labels
     return options
+
+
+def bundle(pool: Pool) -> dict[str, float]:
+    """One worker of a pool as a placement group's bundle; what is not asked for is left out."""
+    wanted = {
+        "CPU": pool.cpus_per_worker,
+        "GPU": pool.gpus_per_worker,
+        "memory": int(pool.memory_gib_per_worker * GIB),
+        **({pool.resource: 1} if pool.resource else {}),
+    }
+    return {name: amount for name, amount in wanted.items() if amount}
+
+
+def scaling_config(pool: Pool, workers: int) -> Any:
+    """`ray.train.ScalingConfig` of one training run; elastic where the pool says how few ranks will do."""
+    from ray.train import ScalingConfig
+
+    elastic = pool.min_workers is not None and pool.min_workers < workers
+    return ScalingConfig(
+        num_workers=(pool.min_workers, workers) if elastic else workers,
+        use_gpu=pool.gpus_per_worker > 0,
+        resources_per_worker=bundle(pool),
+        label_selector=pool.labels or None,
+    )
+
+
+def trial_resources(pool: Pool, ranks: int) -> Any:
+    """`tune.PlacementGroupFactory` of a trial: its one rank, or the driver of several that ask for themselves."""
+    from ray.tune import PlacementGroupFactory
+
+    wanted = bundle(pool) if ranks == 1 else {"CPU": 0.01}
+    if pool.labels:
+        return PlacementGroupFactory([wanted], bundle_label_selector=[pool.labels])
+    return PlacementGroupFactory([wanted])
+
+
+def concurrent_trials(pool: Pool, ranks: int) -> int:
+    """How many trials the student pool holds at once."""
+    return max(1, pool.workers // ranks)
+
+
+def in_job() -> bool:
+    return JOB_ENV in os.environ
+
+
+def connect(pools: Pools, *, log_dir: str, dashboard: bool = False) -> Connection:
+    """Use the Ray that is initialised, join `pools.address`, RAY_ADDRESS or the job's cluster, or start one here.
+
+    Raises UserError where the address does not answer or refuses the token.
+    """
+    import ray
+
+    started = False
+    if not ray.is_initialized():
+        os.environ.update({name: value for name, value in QUIET_ENV.items() if name not in os.environ})
+        quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+        address = pools.address or os.environ.get("RAY_ADDRESS")
+        started = not address
+        if address:
+            _join(address, quiet)
+        else:  # the dashboard's host is loopback by Ray's default
+            ray.init(address="local", include_dashboard=dashboard, **local_node(pools), **quiet)
+    _log_to_files(Path(log_dir))
+    node = ray._private.worker._global_node
+    return Connection(
+        address=node.gcs_address,
+        started=started,
+        nodes=sum(row["Alive"] for row in ray.nodes()),
+        dashboard=f"http://{node.webui_url}" if node.webui_url else "",
+        logs=node.get_logs_dir_path(),
+    )
+
+
+def local_node(pools: Pools) -> dict[str, Any]:
+    """What a Ray started here declares: logical CPUs for both pools and the stages beside them, the pools' marks."""
+    wanted = sum(pool.workers * pool.cpus_per_worker for pool in (pools.teacher, pools.student))
+    resources: dict[str, float] = {}
+    labels: dict[str, str] = {}
+    for pool in (pools.teacher, pools.student):
+        if pool.resource:
+            resources[pool.resource] = max(resources.get(pool.resource, 0), pool.workers)
+        labels.update({name: value for name, value in pool.labels.items() if not value.startswith("!")})
+    cpus = max(os.cpu_count() or 1, int(wanted) + SPARE_CPUS)
+    return {"num_cpus": cpus, "resources": resources, **({"labels": labels} if labels else {})}
+
+
+def check_output(output_dir: str, *, given: str | None) -> None:
+    """Refuse an output folder that is lost with the job or that some node of the cluster cannot see.
+
+    `given` is `output.dir` as written. Needs an initialised Ray; nodes that the autoscaler adds later are not asked.
+    """
+    if in_job() and (given is None or not ("://" in given or Path(given).is_absolute())):
+        raise UserError(
+            f"output.dir is {given!r}, a relative path: in a submitted job the working directory is a temporary copy "
+            "that Ray deletes with the session, and all results with it; set output.dir to an absolute shared folder or a "
+            "cloud URI such as s3://bucket/folder"
+        )
+    probe = storage.join(output_dir, f".probe-{uuid.uuid4().hex}")
+    try:
+        storage.write_bytes(probe, b"seen")
+    except OSError as error:
+        raise UserError(f"output.dir {output_dir} cannot be written: {error}; choose another output.dir") from None
+    try:
+        blind = _nodes_that_miss(probe)
+    finally:
+        storage.remove(probe)
+    if blind:
+        raise UserError(
+            f"output.dir {output_dir} is not seen by node {', '.join(blind)}; on a cluster of several nodes it must be "
+            "a folder that all of them share, or a cloud URI such as s3://bucket/folder; change output.dir"
+        )
+
+
+def _nodes_that_miss(probe: str) -> list[str]:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    look = ray.remote(num_cpus=0)(_sees)
+    asked = {}
+    for node in others:
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        asked[node["NodeManagerAddress"]] = look.options(scheduling_strategy=strategy).remote(probe)
+    return [name for name, answer in asked.items() if not ray.get(answer)]
+
+
+def _sees(uri: str) -> bool:
+    """Shared folders may show a new file late, so it looks for a few seconds."""
+    for _ in range(10):
+        if storage.exists(uri):
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def _join(address: str, quiet: dict[str, Any]) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"no Ray cluster could be joined at {address!r}: {reason}\n"
+            "check pools.address (or RAY_ADDRESS; unset both to start a local Ray) and, where the cluster has token "
+            "authentication, RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+        ) from None
+
+
+def _log_to_files(folder: Path) -> None:
+    """What Ray's libraries log in this process goes to a file; the terminal sees errors only."""
+    import ray.data  # noqa: F401  it sets its own handlers when imported
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = str(folder / "ray.log")
+    for name in ("ray", "ray.data"):
+        logger = logging.getLogger(name)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.ERROR)
+        if not any(
+            isinstance(handler, logging.FileHandler) and handler.baseFilename == path for handler in logger.handlers
+        ):
+            handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+            handler.setLevel(logging.INFO)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+            logger.addHandler(handler)

@@ -54,7 +54,7 @@ def read_bytes(uri: str) -> bytes:
     filesystem, path = _resolve(uri)
 
     def read() -> bytes:
-        with filesystem.open_input_stream(path) as stream:
+        with filesystem.open_input_stream(path, compression=None) as stream:
             return stream.read()
 
     return _retry(read)
@@ -62,25 +62,31 @@ def read_bytes(uri: str) -> bytes:
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Atomic: a temporary file renamed on local disks, one put on object stores."""
+    _write(uri, lambda stream: stream.write(data))
+
+
+def open_file(uri: str) -> pa.NativeFile:
+    """A file open for reading at any position. Raises FileNotFoundError."""
     filesystem, path = _resolve(uri)
-    folder, _, name = path.rpartition("/")
-    local = isinstance(filesystem, pafs.LocalFileSystem)
-    target = f"{folder}/.tmp-{uuid.uuid4().hex}-{name}" if local else path
+    return _retry(lambda: filesystem.open_input_file(path))
 
-    def write() -> None:
-        if local:
-            filesystem.create_dir(folder, recursive=True)
-        try:
-            with filesystem.open_output_stream(target) as stream:
-                stream.write(data)
-            if local:
-                os.replace(target, path)
-        except OSError:
-            if local and os.path.exists(target):
-                os.unlink(target)
-            raise
 
-    _retry(write)
+def stamp(uri: str) -> str:
+    """Size and time of change, to see whether a file is still the one that was read. Raises FileNotFoundError."""
+    info = _retry(lambda: _info(uri))
+    if info.type == pafs.FileType.NotFound:
+        raise FileNotFoundError(errno.ENOENT, "no such file", uri)
+    return f"{info.size} bytes, {info.mtime_ns}"
+
+
+def put_file(source: Path, uri: str) -> None:
+    """Copy a local file in pieces; as atomic as `write_bytes`, for files that should not be held in memory."""
+
+    def fill(stream: pa.NativeFile) -> None:
+        with source.open("rb") as data:
+            shutil.copyfileobj(data, stream, 1 << 20)
+
+    _write(uri, fill)
 
 
 def read_json(uri: str) -> Any:
@@ -126,15 +132,43 @@ def local_folder(uri: str) -> Path:
     return target
 
 
+def remove(uri: str) -> None:
+    """One file; no error where it is not there."""
+    filesystem, path = _resolve(uri)
+    if exists(uri):
+        _retry(lambda: filesystem.delete_file(path))
+
+
 def remove_folder(uri: str) -> None:
     filesystem, path = _resolve(uri)
     if exists(uri):
         _retry(lambda: filesystem.delete_dir(path))
 
 
+def _write(uri: str, fill: Callable[[pa.NativeFile], Any]) -> None:
+    filesystem, path = _resolve(uri)
+    folder, _, name = path.rpartition("/")
+    local = isinstance(filesystem, pafs.LocalFileSystem)
+    target = f"{folder}/.tmp-{uuid.uuid4().hex}-{name}" if local else path
+
+    def write() -> None:
+        if local:
+            filesystem.create_dir(folder, recursive=True)
+        try:
+            with filesystem.open_output_stream(target, compression=None) as stream:
+                fill(stream)
+            if local:
+                os.replace(target, path)
+        finally:
+            if local and os.path.exists(target):
+                os.unlink(target)
+
+    _retry(write)
+
+
 def _resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     if "://" not in uri:
-        return pafs.LocalFileSystem(), uri
+        return pafs.LocalFileSystem(), os.path.abspath(uri)
     return pafs.FileSystem.from_uri(uri)
 
 
