@@ -1,4 +1,4 @@
-"""MLflow as a view of the trials' files: a parent run per pipeline or search, a child run per trial and seed.
+"""MLflow as a view of the trials' files: a parent run per output folder, a child run per trial and seed.
 
 In: trial folders (metrics/part-*.jsonl, result.json, predictions/, ...). Out: MLflow runs. Training never waits for
 the server: one thread on the driver uploads what is new, tries again while the server is away, and every upload is
@@ -52,9 +52,9 @@ class TrialUpload:
 
 
 class Tracker:
-    """One pipeline's or search's records; use as a context manager so that the rest is uploaded at the end."""
+    """The records of one output folder; use as a context manager so that the rest is uploaded at the end."""
 
-    def __init__(self, experiment: Experiment, *, output_dir: str, kind: str, lineage: dict[str, str]):
+    def __init__(self, experiment: Experiment, *, output_dir: str, lineage: dict[str, str]):
         self.settings = experiment.tracking
         self.uri = tracking_uri(experiment, output_dir=output_dir)
         _check_reachable(self.uri, self.settings.connect_timeout_s)
@@ -63,7 +63,7 @@ class Tracker:
         self.client = mlflow.MlflowClient(self.uri)
         self.experiment_id = self._experiment(self.settings.experiment or experiment.name, output_dir)
         self.lineage = lineage | {"git.commit": _git_commit(), "output.dir": output_dir}
-        self.parent = self._find_or_create(f"{kind}:{output_dir}", kind, self.lineage | {"kind": kind})
+        self.parent = self._find_or_create(f"parent:{output_dir}", experiment.name, self.lineage)
         self.parent_id = self.parent.info.run_id
         if not self.parent.data.params:
             self._log_params(self.parent_id, flatten(public(experiment)))

@@ -1,0 +1,54 @@
+# make demo: the whole road in miniature. make test: all tests. Both make the environment first.
+SHELL := bash
+PYTHON ?= python3
+BIN := .venv/bin
+VARIANT := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+EXPERIMENT ?= experiments/miniature.yaml
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: setup lock demo headline test quick faults bench ui lint
+setup: .venv/ready
+
+.venv/ready: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { echo "Python 3.11 or 3.12 is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.11"; exit 1; }
+	@test $$(df -Pm . | awk 'NR==2 {print $$4}') -ge 8000 || { echo "8 GB of free disk are needed here; there are $$(df -Ph . | awk 'NR==2 {print $$4}')"; exit 1; }
+	@test $$(awk '/MemTotal/ {print int($$2/1024)}' /proc/meminfo 2>/dev/null || echo 99999) -ge 8000 || { echo "8 GB of memory are needed; this machine has less"; exit 1; }
+	@echo "making .venv ($(VARIANT))"
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv; }
+ifeq ($(VARIANT),gpu)
+	@$(BIN)/uv pip install --quiet --python .venv -e '.[gpu,dev]'
+else
+	@export UV_FIND_LINKS="$$PIP_FIND_LINKS"; $(BIN)/uv pip install --quiet --python .venv --no-deps -r requirements.lock $$(test -n "$$PIP_FIND_LINKS" || echo --torch-backend cpu)
+	@$(BIN)/uv pip install --quiet --python .venv --no-deps -e .
+endif
+	@touch $@
+
+lock:  ## pin what was tested; no addresses are written
+	@export UV_FIND_LINKS="$$PIP_FIND_LINKS"; $(BIN)/uv pip compile --quiet pyproject.toml --extra cpu --extra dev -o requirements.lock --no-annotate --no-header --no-emit-index-url --no-emit-find-links
+	@sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements.lock
+
+demo: setup
+	@$(BIN)/tinyllm-ray run $(EXPERIMENT)
+
+headline: setup
+	@$(BIN)/tinyllm-ray run $(EXPERIMENT) 'seeds=[0,1,2,3,4]' output.dir=outputs/headline
+
+test: setup
+	@$(BIN)/python -m pytest -q --durations=15
+
+quick: setup
+	@$(BIN)/python -m pytest -q -m 'not engine and not faults'
+
+faults: setup
+	@$(BIN)/python -m tests.faults
+
+bench: setup
+	@mkdir -p outputs/benchmarks
+	@for name in teacher_throughput student_step search_cost scale; do $(BIN)/python experiments/benchmarks/$$name.py --json | tail -n 1 | tee outputs/benchmarks/$$name.json; done
+
+ui: setup
+	@$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(CURDIR)/outputs/miniature/mlflow/mlflow.db
+
+lint: setup
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .

@@ -1,0 +1,9 @@
+"""`tinyllm-ray evaluate` as an entry point for `ray job submit`: python jobs/evaluate.py EXPERIMENT.yaml key.path=value ..."""
+
+import sys
+
+from tinyllm_ray.cli import main
+
+if __name__ == "__main__":
+    sys.argv.insert(1, "evaluate")
+    main()

@@ -1,0 +1,9 @@
+"""`tinyllm-ray run` as an entry point for `ray job submit`: python jobs/pipeline.py EXPERIMENT.yaml key.path=value ..."""
+
+import sys
+
+from tinyllm_ray.cli import main
+
+if __name__ == "__main__":
+    sys.argv.insert(1, "run")
+    main()

@@ -1,0 +1,9 @@
+"""`tinyllm-ray train` as an entry point for `ray job submit`: python jobs/train.py EXPERIMENT.yaml key.path=value ..."""
+
+import sys
+
+from tinyllm_ray.cli import main
+
+if __name__ == "__main__":
+    sys.argv.insert(1, "train")
+    main()

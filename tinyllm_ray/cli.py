@@ -1,0 +1,233 @@
+"""The commands: parse, call one function each, print. A user's mistake is one message and exit code 2."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from tinyllm_ray.config import UserError, load_experiment
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Distil several teachers into one small student, on Ray.",
+)
+ExperimentFile = Annotated[
+    Path, typer.Argument(help="experiment file, such as experiments/miniature.yaml", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key.path=value, such as loss.label_weight=0.5", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="make the last line of stdout one JSON object")]
+
+
+@app.command()
+def demo(overrides: Overrides = None, as_json: Json = False) -> None:
+    """The whole road on the embedded miniature world (experiments/miniature.yaml)."""
+    run(Path("experiments/miniature.yaml"), overrides, as_json)
+
+
+@app.command()
+def plan(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """What a run would do: questions, teacher rows wanted and found, trainings, pools. Starts no engine."""
+    from tinyllm_ray.plan import make_plan
+
+    result = make_plan(load_experiment(experiment, overrides or []))
+    _finish(result, as_json, "\n".join(result["lines"]))
+
+
+@app.command("show-prompt")
+def show_prompt(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    teacher: Annotated[str, typer.Option(help="the teacher's name")] = "",
+    row: Annotated[int, typer.Option(help="row of the training split, from 0")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Print exactly what a teacher gets for one question."""
+    from tinyllm_ray.plan import prompt_of
+
+    prompt = prompt_of(load_experiment(experiment, overrides or []), teacher=teacher, row=row)
+    _finish({"teacher": teacher, "row": row, "prompt": prompt}, as_json, prompt)
+
+
+@app.command()
+def generate(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Let every teacher write the rationales that its store does not hold yet."""
+    reports = _pipeline(experiment, overrides).generate()
+    lines = [
+        f"{n}: {r['generated']} generated, {r['found']} found, of {r['wanted']} -> {r['store']}"
+        for n, r in reports.items()
+    ]
+    _finish(
+        {"teachers": reports, "teacher_rows_generated": sum(r["generated"] for r in reports.values())},
+        as_json,
+        "\n".join(lines),
+    )
+
+
+@app.command("import-reference")
+def import_reference(
+    folder: Annotated[str, typer.Argument(help="folder that holds <name>/ of the published repository")],
+    dataset: Annotated[str, typer.Option(help="obqa, arc, piqa, riddle, pubmedqa or bioasq")],
+    out: Annotated[str, typer.Option(help="where the stores are written")],
+    as_json: Json = False,
+) -> None:
+    """Turn TinyLLM's published rationales into stores."""
+    from tinyllm_ray.data.reference import import_reference as import_published
+
+    result = import_published(folder, dataset=dataset, out=out)
+    _finish(result, as_json, f"imported {dataset}: {json.dumps(result, ensure_ascii=False)}\nstores: {out}/{dataset}")
+
+
+@app.command()
+def train(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Train the student by training.method, once per seed, on the whole student pool."""
+    result = _pipeline(experiment, overrides).train()
+    lines = [
+        f"seed {t['seed']}: validation {t['eval/accuracy']:.3f}, test {t['test/accuracy']:.3f}"
+        for t in result["trials"]
+    ]
+    _finish(result, as_json, "\n".join([*lines, *(f"model: {model}" for model in result["models"])]))
+
+
+@app.command()
+def tune(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Search, train the winner again, score it once on test."""
+    result = _pipeline(experiment, overrides).tune()
+    best = result["best"]
+    _finish(
+        result,
+        as_json,
+        f"best of {result['trials']} trials: {best['overrides']} (validation {best['validation_accuracy']:.3f}), test {result['final']['mean']:.3f}\nmodel: {result['champion']['model']}",
+    )
+
+
+@app.command()
+def ablate(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Which teacher helped: label only, each alone, all, all but one, shuffled; with paired intervals."""
+    result = _pipeline(experiment, overrides).ablate()
+    _finish(result, as_json, f"{_method_lines(result['methods'])}\n{result['conclusion']}")
+
+
+@app.command()
+def evaluate(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    model: Annotated[str, typer.Option(help="folder of a trained student")] = "",
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "validation",
+    as_json: Json = False,
+) -> None:
+    """Score a saved student on one split."""
+    if not model:
+        raise UserError("evaluate needs --model FOLDER, the folder of a trained student (model/ of a trial)")
+    result = _pipeline(experiment, overrides).evaluate(model, split)
+    _finish(
+        result,
+        as_json,
+        f"{split}: " + ", ".join(f"{k} {v:.4g}" for k, v in result.items() if isinstance(v, int | float)),
+    )
+
+
+@app.command()
+def report(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Remake the HTML page and the figures from MLflow and the stores."""
+    from tinyllm_ray.pipeline import make_page
+
+    result = make_page(load_experiment(experiment, overrides or []))
+    _finish(result, as_json, f"report: {result['report']}")
+
+
+@app.command()
+def run(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Teachers, methods, search and report: the whole road."""
+    result = _pipeline(experiment, overrides).run()
+    lines = [_method_lines(result["methods"])]
+    if result["search"]:
+        lines.append(
+            f"search: {result['search']['trials']} trials, best {result['search']['best']['overrides']}, test {result['search']['final']['mean']:.3f}"
+        )
+    lines += [
+        f"teacher rows generated: {result['teacher_rows_generated']}",
+        result["headline"],
+        f"report: {result['report']}",
+    ]
+    lines.append(
+        f"MLflow: {result['tracking_uri']}  (make ui, or: mlflow ui --backend-store-uri {result['tracking_uri']})"
+    )
+    _finish(result, as_json, "\n".join(lines))
+
+
+@app.command()
+def submit(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    address: Annotated[str, typer.Option(help="the cluster's dashboard, such as http://127.0.0.1:8265")] = "",
+    as_json: Json = False,
+) -> None:
+    """Run the pipeline as a job on a cluster and follow it."""
+    from tinyllm_ray.submit import submit as submit_job
+
+    load_experiment(experiment, overrides or [])
+    result = submit_job(experiment, overrides or [], address=address)
+    _finish(result, as_json, f"job {result['job_id']}: {result['status']}")
+    if result["status"] != "SUCCEEDED":
+        raise typer.Exit(1)
+
+
+@app.command()
+def reproduce(
+    run_id: Annotated[str, typer.Argument(help="MLflow run id")],
+    uri: Annotated[str, typer.Option(help="tracking URI")] = "",
+    as_json: Json = False,
+) -> None:
+    """The exact command and config of a run, and what differs today."""
+    from tinyllm_ray.report.reproduce import reproduce as reproduce_run
+
+    result = reproduce_run(run_id, uri=uri)
+    _finish(result, as_json, "\n".join(result["lines"]))
+
+
+def main() -> None:
+    """Entry point: exit code 2 and one message for a user's mistake, 130 for Ctrl-C; what is done is kept."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except click.ClickException as error:
+        _refuse(error.format_message())
+    except UserError as error:
+        _refuse(str(getattr(error, "cause", error)))  # Ray wraps what a worker raised
+
+
+def _refuse(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _pipeline(experiment: Path, overrides: list[str] | None) -> Any:
+    loaded = load_experiment(experiment, overrides or [])
+    from tinyllm_ray.pipeline import Pipeline
+
+    return Pipeline(loaded)
+
+
+def _method_lines(methods: dict[str, Any]) -> str:
+    lines = []
+    for name, result in methods.items():
+        seeds = ", ".join(f"{score:.3f}" for score in result["per_seed"].values())
+        lines.append(f"{name:24} test accuracy {result['mean']:.3f}  ({seeds})")
+    return "\n".join(lines)
+
+
+def _finish(result: dict[str, Any], as_json: bool, text: str) -> None:
+    print(json.dumps(result, ensure_ascii=False) if as_json else text)

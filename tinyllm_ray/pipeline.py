@@ -1,0 +1,202 @@
+"""The steps of the road, each callable alone, and `run`, which walks it whole.
+
+In: an Experiment. Out: dicts that are JSON: what was made, and where.
+"""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from tinyllm_ray import cluster, storage
+from tinyllm_ray.config import UserError, output_dir, public
+from tinyllm_ray.data import store
+from tinyllm_ray.data.questions import QuestionFile, prepare_questions
+from tinyllm_ray.methods import ablation, apply_method, comparison
+from tinyllm_ray.schema import Experiment
+
+console = Console(stderr=True, highlight=False)
+
+
+class Pipeline:
+    """One experiment and its output folder: joins Ray, reads the questions, holds what the steps share."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.dir = output_dir(experiment)
+        cluster.check_output(self.dir, given=experiment.output.dir)
+        self.connection = cluster.connect(experiment.pools, log_dir=storage.join(self.dir, "logs"))
+        cluster.check_visible(self.dir)
+        cluster.check_capacity(experiment)
+        config = yaml.safe_dump(public(experiment), sort_keys=False)
+        storage.write_bytes(storage.join(self.dir, "config.yaml"), config.encode())
+        self.started = time.time()
+        self.questions = self._prepare_questions()
+        self.generated: dict[str, Any] = {}
+
+    def generate(self) -> dict[str, Any]:
+        """Every teacher's rationales for what is not in its store yet; reports by teacher."""
+        from tinyllm_ray.teachers.rationales import generate
+
+        reports = generate(self.experiment, output_dir=self.dir, questions=self.questions)
+        self.generated = {name: asdict(report) for name, report in reports.items()}
+        storage.write_json(storage.join(self.dir, "generation.json"), self.generated)
+        return self.generated
+
+    def compare(self) -> dict[str, Any]:
+        return self._methods(comparison(self.experiment), title="methods")
+
+    def ablate(self) -> dict[str, Any]:
+        """All variants of the ablation, and the sentence that the data supports."""
+        from tinyllm_ray.report.effects import conclude
+
+        methods = self._methods(ablation(self.experiment), title="ablation")
+        return {"methods": methods, "conclusion": conclude(methods, [t.name for t in self.experiment.teachers])}
+
+    def train(self) -> dict[str, Any]:
+        """The experiment's own method, once per seed, on every rank of the student pool; test is scored."""
+        from tinyllm_ray.trials import Planned, run_on_pool
+
+        experiment = apply_method(self.experiment)
+        variant = experiment.training.method.replace(":", "_")
+        with self._tracker() as tracker:
+            plans = [Planned(variant, experiment, seed, score_test=True) for seed in experiment.seeds]
+            ends = [run_on_pool(plan, self._inputs(), tracker=tracker) for plan in plans]
+        return {"trials": [end for _, end in ends], "models": [storage.join(trial.dir, "model") for trial, _ in ends]}
+
+    def tune(self) -> dict[str, Any]:
+        """Search on validation; train the winner again over search.final_seeds and score it once on test."""
+        from tinyllm_ray.search import run_search
+
+        with self._tracker() as tracker:
+            ends = run_search(self.experiment, self._inputs(), tracker=tracker)
+            if not ends:
+                raise UserError(
+                    "no trial of the search reached an evaluation; see the failed runs' tracebacks in MLflow"
+                )
+            final, champion = self._train_winner(ends[0], tracker)
+        found = {name: report["found"] for name, report in self.generated.items()}
+        return {
+            "trials": len(ends),
+            "stopped_early": sum("eval/accuracy" in end and "wall_s" not in end for end in ends),
+            "best": {"overrides": ends[0]["overrides"], "validation_accuracy": ends[0]["eval/accuracy"]},
+            "final": final,
+            "champion": champion,
+            "teacher_rows_generated": 0,
+            "teacher_rows_found": found,
+        }
+
+    def run(self) -> dict[str, Any]:
+        """Teachers, methods, search, report."""
+        self.generate()
+        methods = self.compare()
+        result: dict[str, Any] = {
+            "methods": methods,
+            "search": self.tune() if self.experiment.search.space else None,
+            "teacher_rows_generated": sum(report["generated"] for report in self.generated.values()),
+        }
+        return result | make_page(self.experiment) | {"wall_s": round(time.time() - self.started, 1)}
+
+    def evaluate(self, model: str, split: str) -> dict[str, Any]:
+        """Score a saved student on a split."""
+        from tinyllm_ray.student.evaluate import evaluate_folder
+
+        if split not in self.questions:
+            raise UserError(f"the dataset has no split {split!r}; it has {list(self.questions)}")
+        return evaluate_folder(model, self.experiment, questions=self.questions[split].path)
+
+    def _prepare_questions(self) -> dict[str, QuestionFile]:
+        if self.experiment.dataset.format == "miniature":
+            from tinyllm_ray.miniature.models import prepare
+
+            prepare(self.experiment, output_dir=self.dir)
+        files = prepare_questions(self.experiment.dataset, output_dir=self.dir)
+        counts = ", ".join(f"{file.rows} {split}" for split, file in files.items())
+        rejected = sum(file.rejected for file in files.values())
+        console.print(f"questions: {counts}; {rejected} rejected")
+        return files
+
+    def _stores(self) -> dict[str, str]:
+        from tinyllm_ray.teachers.rationales import rationale_store
+
+        names = [teacher.name for teacher in self.experiment.teachers]
+        stores = {name: rationale_store(self.experiment, name, output_dir=self.dir) for name in names}
+        if self.experiment.prompts.answer_splits:
+            stores |= {
+                f"{n}:answers": rationale_store(self.experiment, n, output_dir=self.dir, answers=True) for n in names
+            }
+        missing = [name for name, folder in stores.items() if not storage.exists(storage.join(folder, "manifest.json"))]
+        if missing:
+            raise UserError(
+                f"teacher {missing[0]} has no rationales yet; run `tinyllm-ray generate` first, or set its `store`"
+            )
+        return stores
+
+    def _inputs(self) -> Any:
+        from tinyllm_ray.trials import Inputs
+
+        return Inputs(self.dir, self.questions, self._stores())
+
+    def _tracker(self) -> Any:
+        from tinyllm_ray.tracking import Tracker
+
+        lineage = {f"store.{name}": store.content_digest(folder) for name, folder in self._stores().items()}
+        lineage |= {f"teacher.{t.name}.revision": self._revision(t.name) for t in self.experiment.teachers}
+        tracker = Tracker(self.experiment, output_dir=self.dir, lineage=lineage)
+        files = {split: (file.path, file.digest, file.rows) for split, file in self.questions.items()}
+        tracker.log_questions(files, name=self.experiment.dataset.name)
+        return tracker
+
+    def _revision(self, teacher: str) -> str:
+        manifest = store.read_manifest(self._stores()[teacher])
+        return str(manifest["revision"]) if "revision" in manifest else "imported"
+
+    def _methods(self, variants: dict[str, Experiment], *, title: str) -> dict[str, Any]:
+        from tinyllm_ray.trials import Planned, run_planned
+
+        seeds = self.experiment.seeds
+        plans = [Planned(name, variant, seed, score_test=True) for name, variant in variants.items() for seed in seeds]
+        with self._tracker() as tracker:
+            results = run_planned(plans, self._inputs(), tracker=tracker, title=title)
+        methods: dict[str, Any] = {}
+        for name in variants:
+            per_seed = {
+                str(seed): results[name, seed]["test/accuracy"]
+                for seed in seeds
+                if "test/accuracy" in results.get((name, seed), ())
+            }
+            if per_seed:
+                methods[name] = {"mean": sum(per_seed.values()) / len(per_seed), "per_seed": per_seed}
+        return methods
+
+    def _train_winner(self, best: dict[str, Any], tracker: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        from tinyllm_ray.champion import log_champion
+        from tinyllm_ray.search import apply_sample
+        from tinyllm_ray.trials import Planned, run_on_pool
+
+        winner = apply_sample(self.experiment, best["overrides"])
+        seeds = self.experiment.search.final_seeds
+        plans = [Planned("final", winner, seed, score_test=True) for seed in seeds]
+        ends = [run_on_pool(plan, self._inputs(), tracker=tracker) for plan in plans]
+        scores = {str(plan.seed): end["test/accuracy"] for plan, (_, end) in zip(plans, ends, strict=True)}
+        trial, end = max(ends, key=lambda pair: pair[1]["eval/accuracy"])
+        champion = {"model": storage.join(trial.dir, "model"), "key": trial.key}
+        if self.experiment.tracking.register_champion:
+            champion |= log_champion(trial, end, tracker=tracker, name=self.experiment.name, questions=self.questions)
+        return {
+            "mean": sum(scores.values()) / len(scores),
+            "per_seed": scores,
+            "ranks": winner.pools.student.workers,
+        }, champion
+
+
+def make_page(experiment: Experiment) -> dict[str, Any]:
+    """The report alone, which needs neither Ray nor an engine."""
+    from tinyllm_ray.report.page import make_report
+    from tinyllm_ray.tracking import tracking_uri
+
+    folder = output_dir(experiment)
+    uri = tracking_uri(experiment, output_dir=folder)
+    return make_report(experiment, output_dir=folder, uri=uri) | {"tracking_uri": uri}
