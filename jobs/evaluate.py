@@ -1,4 +1,4 @@
-"""`tinyllm-ray evaluate` as an entry point for `ray job submit`: python jobs/evaluate.py EXPERIMENT.yaml key.path=value ..."""
+"""Entry point of `ray job submit` for `tinyllm-ray evaluate`: python jobs/evaluate.py EXPERIMENT.yaml key.path=value ..."""
 
 import sys
 

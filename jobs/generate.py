@@ -1,4 +1,4 @@
-"""`tinyllm-ray generate` as an entry point for `ray job submit`: python jobs/generate.py EXPERIMENT.yaml key.path=value ..."""
+"""Entry point of `ray job submit` for `tinyllm-ray generate`: python jobs/generate.py EXPERIMENT.yaml key.path=value ..."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`tinyllm-ray run` as an entry point for `ray job submit`: python jobs/pipeline.py EXPERIMENT.yaml key.path=value ..."""
+"""Entry point of `ray job submit` for `tinyllm-ray run`: python jobs/pipeline.py EXPERIMENT.yaml key.path=value ..."""
 
 import sys
 

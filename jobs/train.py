@@ -1,4 +1,4 @@
-"""`tinyllm-ray train` as an entry point for `ray job submit`: python jobs/train.py EXPERIMENT.yaml key.path=value ..."""
+"""Entry point of `ray job submit` for `tinyllm-ray train`: python jobs/train.py EXPERIMENT.yaml key.path=value ..."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`tinyllm-ray tune` as an entry point for `ray job submit`: python jobs/tune.py EXPERIMENT.yaml key.path=value ..."""
+"""Entry point of `ray job submit` for `tinyllm-ray tune`: python jobs/tune.py EXPERIMENT.yaml key.path=value ..."""
 
 import sys
 

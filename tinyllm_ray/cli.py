@@ -2,11 +2,11 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from tinyllm_ray.config import UserError, load_experiment
@@ -100,12 +100,13 @@ def train(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json
 def tune(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Search, train the winner again, score it once on test."""
     result = _pipeline(experiment, overrides).tune()
-    best = result["best"]
-    _finish(
-        result,
-        as_json,
-        f"best of {result['trials']} trials: {best['overrides']} (validation {best['validation_accuracy']:.3f}), test {result['final']['mean']:.3f}\nmodel: {result['champion']['model']}",
-    )
+    best, final = result["best"], result["final"]
+    lines = [
+        f"best of {result['trials']} trials: {best['overrides']}, validation {best['validation_accuracy']:.3f}",
+        f"trained again, test {final['mean']:.3f}",
+        f"model: {result['champion']['model']}",
+    ]
+    _finish(result, as_json, "\n".join(lines))
 
 
 @app.command()
@@ -149,9 +150,9 @@ def run(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json =
     result = _pipeline(experiment, overrides).run()
     lines = [_method_lines(result["methods"])]
     if result["search"]:
-        lines.append(
-            f"search: {result['search']['trials']} trials, best {result['search']['best']['overrides']}, test {result['search']['final']['mean']:.3f}"
-        )
+        search = result["search"]
+        lines.append(f"search: {search['trials']} trials, best {search['best']['overrides']}")
+        lines.append(f"{'winner, trained again':24} test accuracy {search['final']['mean']:.3f}")
     lines += [
         f"teacher rows generated: {result['teacher_rows_generated']}",
         result["headline"],
@@ -194,19 +195,19 @@ def reproduce(
 
 
 def main() -> None:
-    """Entry point: exit code 2 and one message for a user's mistake, 130 for Ctrl-C; what is done is kept."""
+    """Entry point: exit code 2 and one message for a user's mistake, 130 when stopped; what is done is kept."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-    except click.ClickException as error:
-        _refuse(error.format_message())
+        app()
     except UserError as error:
         _refuse(str(getattr(error, "cause", error)))  # Ray wraps what a worker raised
+
+
+def _stop(number: int, _: object) -> None:
+    print("stopped; the same command goes on from here", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def _refuse(message: str) -> None:
