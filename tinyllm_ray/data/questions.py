@@ -1,0 +1,251 @@
+"""Question files: a dataset section in, one Parquet file of Question rows per split out, bad rows in a reject file.
+
+In: experiments' `dataset:`   Out: <output_dir>/questions/<name>/{train,validation,test}.parquet, <split>.rejected.jsonl
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tinyllm_ray import storage
+from tinyllm_ray.config import UserError, digest
+from tinyllm_ray.data import sources
+from tinyllm_ray.data.formats import BadRow, OtherKind, to_question
+from tinyllm_ray.rows import SPLITS, Question, Rejected
+from tinyllm_ray.schema import Dataset
+
+SCHEMA = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("question", pa.string()),
+        ("choices", pa.list_(pa.string())),
+        ("answer", pa.string()),
+    ]
+)
+_BATCH_ROWS = 4096
+_PUBLISHED = {"train": ["train"], "validation": ["validation", "valid", "dev", "val"], "test": ["test"]}
+_HUB_FOLDERS = ("", "main/", "ARC-Challenge/", "pqa_labeled/", "data/", "default/", "plain_text/")
+
+
+@dataclass(frozen=True)
+class QuestionFile:
+    """One split as it is on disk."""
+
+    path: str  # parquet
+    rows: int
+    rejected: int
+    rejected_path: str
+    digest: str  # of the rows' content
+    skipped: int = 0  # rows of a kind that the dataset does not ask, such as BioASQ's list questions
+    also_in_train: int = 0  # rows whose question text is in the training split too; kept
+
+
+def prepare_questions(
+    dataset: Dataset, *, output_dir: str, on_progress: Callable[[str, int], None] | None = None
+) -> dict[str, QuestionFile]:
+    """Read every split that there is; nothing is read again while the files and the section stay the same.
+
+    `on_progress` gets the split and the rows read so far. Raises UserError where no file is found, a file is broken
+    as a whole, or more rows are bad than `max_rejected_fraction` allows.
+    """
+    found = find_files(dataset)
+    folder = storage.join(output_dir, "questions", dataset.name)
+    manifest_uri = storage.join(folder, "manifest.json")
+    made_from = {
+        "dataset": dataset.model_dump(mode="json"),
+        "files": {split: [[uri, sources.stamp(uri)] for uri in uris] for split, uris in found.items()},
+    }
+    if storage.exists(manifest_uri):
+        manifest = storage.read_json(manifest_uri)
+        if manifest["made_from"] == made_from:
+            return {split: QuestionFile(**file) for split, file in manifest["splits"].items()}
+    done, train_texts = {}, set()
+    for split, uris in found.items():
+        done[split] = _prepare_split(
+            dataset, split, uris, folder=folder, train_texts=train_texts, on_progress=on_progress or (lambda *_: None)
+        )
+    splits = {split: asdict(file) for split, file in done.items()}
+    storage.write_json(manifest_uri, {"made_from": made_from, "splits": splits})
+    return done
+
+
+def read_questions(path: str) -> list[Question]:
+    return [Question(**row) for row in storage.read_table(path, SCHEMA.names).to_pylist()]
+
+
+def iterate_questions(path: str, batch_rows: int) -> Iterator[list[Question]]:
+    """The same in batches, for files that should not be held in memory."""
+    with storage.open_file(path) as file:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=batch_rows, columns=SCHEMA.names):
+            yield [Question(**row) for row in batch.to_pylist()]
+
+
+def find_files(dataset: Dataset) -> dict[str, list[str]]:
+    """Source files by split: those that `dataset.splits` names, else those with the format's own names."""
+    if not dataset.path:
+        raise UserError(f"dataset.path: missing; set it to the folder that holds the files of {dataset.name}")
+    folder = sources.absolute(dataset.path)
+    found = {}
+    looked_for = []
+    for split in SPLITS:
+        if dataset.splits and split not in dataset.splits:
+            continue
+        patterns = [dataset.splits[split]] if dataset.splits else _own_names(dataset, split)
+        looked_for += patterns
+        files = next((files for pattern in patterns if (files := sources.find(folder, pattern))), [])
+        if dataset.splits and not files:
+            raise UserError(f"dataset.splits.{split}: there is no file {patterns[0]} in {folder}")
+        if files:
+            found[split] = files
+    if not found:
+        raise UserError(
+            f"dataset.path: {folder} holds no question files of format {dataset.format}; looked for "
+            f"{', '.join(looked_for)}; set dataset.path, dataset.format or dataset.splits"
+        )
+    return found
+
+
+def _own_names(dataset: Dataset, split: str) -> list[str]:
+    if dataset.format == "miniature":
+        return [f"{split}.jsonl"]
+    if dataset.format == "reference":
+        file = f"{dataset.name}_{'valid' if split == 'validation' else split}.json"
+        return [file, f"{dataset.name}/{file}"]
+    stems = _PUBLISHED[split]
+    names = [f"{stem}.{suffix}" for stem in stems for suffix in ("jsonl", "json", "parquet")]
+    if sources.absolute(dataset.path).startswith("http"):
+        return names
+    return [*names, *(f"{folder}{stem}-*.parquet" for folder in _HUB_FOLDERS for stem in stems)]
+
+
+def _prepare_split(
+    dataset: Dataset,
+    split: str,
+    uris: list[str],
+    *,
+    folder: str,
+    train_texts: set[int],
+    on_progress: Callable[[str, int], None],
+) -> QuestionFile:
+    path, rejected_path = storage.join(folder, f"{split}.parquet"), storage.join(folder, f"{split}.rejected.jsonl")
+    with tempfile.TemporaryDirectory() as scratch:
+        good, bad = Path(scratch, "good.parquet"), Path(scratch, "bad.jsonl")
+        hasher = hashlib.blake2b(digest_size=16)
+        with _Writers(good, bad) as writers:
+            for item in _questions(dataset, split, uris):
+                writers.add(item)
+                if isinstance(item, Question):
+                    hasher.update(digest(item.row(), 32).encode())
+                    writers.also_in_train += _seen(item.question, split, train_texts)
+                    if writers.rows % _BATCH_ROWS == 0:
+                        on_progress(split, writers.rows)
+        on_progress(split, writers.rows)
+        storage.put_file(bad, rejected_path)
+        _check_rejected(dataset, split, writers, rejected_path)
+        storage.put_file(good, path)
+    return QuestionFile(
+        path=path,
+        rows=writers.rows,
+        rejected=writers.rejected,
+        rejected_path=rejected_path,
+        digest=hasher.hexdigest(),
+        skipped=writers.skipped,
+        also_in_train=writers.also_in_train,
+    )
+
+
+class _Writers:
+    """The two files of a split under way, and its counts."""
+
+    def __init__(self, good: Path, bad: Path) -> None:
+        self.rows = self.rejected = self.skipped = self.also_in_train = 0
+        self.first_reasons: list[str] = []
+        self._batch: list[dict[str, Any]] = []
+        self._good = pq.ParquetWriter(good, SCHEMA, compression="zstd")
+        self._bad = bad.open("w", encoding="utf-8")
+
+    def __enter__(self) -> "_Writers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._good.close()
+        self._bad.close()
+
+    def add(self, item: Question | Rejected | None) -> None:
+        if isinstance(item, Question):
+            self.rows += 1
+            self._batch.append(item.row())
+            if len(self._batch) == _BATCH_ROWS:
+                self._flush()
+        elif isinstance(item, Rejected):
+            self.rejected += 1
+            self._bad.write(json.dumps(asdict(item)) + "\n")
+            if len(self.first_reasons) < 3:
+                self.first_reasons.append(f"line {item.line}: {item.reason}")
+        else:
+            self.skipped += 1
+
+    def _flush(self) -> None:
+        self._good.write_table(pa.Table.from_pylist(self._batch, SCHEMA))
+        self._batch.clear()
+
+
+def _questions(dataset: Dataset, split: str, uris: list[str]) -> Iterator[Question | Rejected | None]:
+    """Good questions, rejected rows, and None for a row of another kind; at most `max_rows` good ones."""
+    ids: set[int] = set()
+    rows = (row for uri in uris for row in sources.iterate(uri))
+    for number, row in enumerate(rows, start=1):
+        if len(ids) == dataset.max_rows:
+            return
+        if row.problem:
+            yield Rejected(row.position, row.problem, row.text)
+            continue
+        try:
+            question = to_question(
+                row.value, form=dataset.format, default_id=f"{split}-{number}", columns=dataset.columns
+            )
+            if (short := _short(question.question_id)) in ids:
+                raise BadRow(f"duplicate id {question.question_id!r}")
+        except OtherKind:
+            yield None
+        except BadRow as problem:
+            yield Rejected(row.position, str(problem), repr(row.value)[:200])
+        else:
+            ids.add(short)
+            yield question
+
+
+def _check_rejected(dataset: Dataset, split: str, written: _Writers, rejected_path: str) -> None:
+    read = written.rows + written.rejected
+    if written.rejected > dataset.max_rejected_fraction * read:
+        raise UserError(
+            f"{written.rejected} of {read} {split} rows of {dataset.name} cannot be used, more than "
+            f"dataset.max_rejected_fraction={dataset.max_rejected_fraction} allows. All: {rejected_path}; the first: "
+            + "; ".join(written.first_reasons)
+        )
+    if not written.rows:
+        raise UserError(
+            f"the {split} split of {dataset.name} holds no questions; check dataset.path and dataset.splits"
+        )
+
+
+def _seen(text: str, split: str, train_texts: set[int]) -> bool:
+    short = _short(" ".join(text.split()))
+    if split == "train":
+        train_texts.add(short)
+        return False
+    return short in train_texts
+
+
+def _short(text: str) -> int:
+    """Eight bytes that stand for a text: a million of them fit where their texts would not."""
+    data = text.encode("utf-8", errors="surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
