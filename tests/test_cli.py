@@ -1,0 +1,65 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+TOY = """
+name: toy
+dataset: {name: toy, format: jsonl, path: %s, splits: {train: train.jsonl, validation: train.jsonl}}
+teachers: [{name: a, model: nowhere}]
+student: {model: nano, from_scratch: {nano: {}}}
+"""
+
+
+@pytest.fixture
+def toy(tmp_path):
+    rows = [{"id": str(n), "question": f"is {n} even?", "choices": ["yes", "no"], "answer": "yes"} for n in range(4)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "toy.yaml"
+    path.write_text(TOY % tmp_path)
+    return path
+
+
+def command(*words, cwd):
+    return subprocess.run(
+        [sys.executable, "-c", "from tinyllm_ray.cli import main; main()", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "missing.yaml"], "there is no experiment file missing.yaml"),
+        (["run", "toy.yaml", "training.stesp=3"], "did you mean training.steps?"),
+        (["run", "toy.yaml", "training.steps=many"], "training.steps: 'many' was given"),
+        (["run", "toy.yaml", "steps"], "is not of the form key.path=value"),
+        (["evaluate", "toy.yaml"], "evaluate needs --model FOLDER"),
+        (["show-prompt", "toy.yaml", "--teacher", "b"], "no teacher is named 'b'"),
+        (["show-prompt", "toy.yaml", "--teacher", "a", "--row", "9"], "has rows 0 to 3"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_two(toy, words, message):
+    done = command(*words, cwd=toy.parent)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_command_is_refused_without_a_traceback(toy):
+    done = command("destil", cwd=toy.parent)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_plan_counts_what_is_wanted_and_starts_no_engine(toy):
+    done = command("plan", "toy.yaml", "--json", cwd=toy.parent)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout.splitlines()[-1])
+    assert plan["questions"] == {"train": 4, "validation": 4}
+    assert plan["teachers"] == {"a": {"wanted": 8, "found": 0}}
+    assert plan["trainings"] == 2
