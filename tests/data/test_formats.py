@@ -6,7 +6,6 @@ from tinyllm_ray.data.formats import BadRow, OtherKind, to_question
 from tinyllm_ray.rows import Question
 from tinyllm_ray.schema import Columns
 
-
 COLUMNS = Columns()
 
 

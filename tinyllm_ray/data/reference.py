@@ -1,0 +1,235 @@
+"""The published TinyLLM rationales: a folder of the reference repository in, Parquet stores and questions out.
+
+In: <folder>/<name>/<name>_{train,valid,test}.json and <folder>/<name>/llm/<split>_CoT_<k>.json, lists of texts such as
+    "Cork is light. Thus, the answer is (b) cork\\n\\nQ: ...\\nAnswer Choices:\\n... llama rationale: Let's think ..."
+Out: <out>/<dataset>/{flan_t5,llama2}/<split>/part-00000.parquet with manifest.json, questions/<split>.parquet
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from tinyllm_ray import storage
+from tinyllm_ray.config import UserError, digest
+from tinyllm_ray.data import questions, sources, store
+from tinyllm_ray.data.answers import extract_answer, letter
+from tinyllm_ray.data.formats import BadRow, to_question
+from tinyllm_ray.rows import Question, Rationale
+from tinyllm_ray.schema import Columns
+
+TEACHERS = ("flan_t5", "llama2")
+_FILE_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
+_THUS = "Thus, the answer is"
+_LLAMA = "llama rationale: "
+_LETTER = re.compile(r"\s*\(([A-Za-z])\)")
+_NUMBER = re.compile(r"_CoT_(\d+)\.json$")
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published string, taken apart; None where that teacher's rationale is absent."""
+
+    flan_t5: str | None
+    flan_t5_letter: str  # after "Thus, the answer is (x)"; empty where absent
+    llama2: str | None
+
+
+@dataclass(frozen=True)
+class SourceQuestion:
+    """One row of a question file; no question where the row cannot be used as one."""
+
+    question_id: str
+    question: Question | None
+
+
+def import_reference(folder: str, *, dataset: str, out: str) -> dict[str, Any]:
+    """Import what is there and report what is not.
+
+    Returns {"dataset", "out", "missing": [files], "problems": [messages], "splits": {split: {"rows", "unusable",
+    "rationales", <teacher>: {"absent", "nan", "content"}}}}. Raises UserError where no question file is found.
+    """
+    source, target = sources.absolute(folder), storage.join(sources.absolute(out), dataset)
+    report: dict[str, Any] = {"dataset": dataset, "out": target, "missing": [], "problems": [], "splits": {}}
+    for split, name in _FILE_SPLITS.items():
+        uri = _question_file(source, dataset, name)
+        if uri is None:
+            report["missing"].append(f"{dataset}/{dataset}_{name}.json")
+            continue
+        rows = _read_rows(uri, split, report["problems"])
+        strings = _read_strings(storage.join(uri.rpartition("/")[0], "llm"), name, report)
+        report["splits"][split] = _import_split(split, rows, strings, target=target, report=report)
+    if not report["splits"]:
+        raise UserError(
+            f"{folder} holds no question files of {dataset}; looked for {', '.join(report['missing'])}; "
+            f"give the folder that holds {dataset}/, or another --dataset"
+        )
+    for teacher in TEACHERS:
+        manifest = {
+            "imported": "rationales published with TinyLLM",
+            "dataset": dataset,
+            "teacher": teacher,
+            "content": {split: counts[teacher]["content"] for split, counts in report["splits"].items()},
+        }
+        storage.write_json(storage.join(target, teacher, "manifest.json"), manifest)
+    return report
+
+
+def take_apart(text: str) -> Published:
+    """FLAN-T5: what stands before "Thus, the answer is"; LLaMA: what stands after "llama rationale: "."""
+    head, has_llama, llama = text.partition(_LLAMA)
+    flan, has_flan, answer = head.partition(_THUS)
+    found = _LETTER.match(answer)
+    return Published(
+        flan_t5=flan.rstrip() if has_flan else None,
+        flan_t5_letter=found[1].lower() if found else "",
+        llama2=llama.strip() if has_llama else None,
+    )
+
+
+def _question_file(source: str, dataset: str, name: str) -> str | None:
+    for path in (f"{dataset}/{dataset}_{name}.json", f"{dataset}_{name}.json"):
+        if sources.find(source, path):
+            return storage.join(source, path)
+    return None
+
+
+def _read_rows(uri: str, split: str, problems: list[str]) -> list[SourceQuestion]:
+    """Every row of the file in its place, usable or not: rationales are listed by place."""
+    rows: list[SourceQuestion] = []
+    ids: set[str] = set()
+    for number, (value, problem) in enumerate(_values(uri), start=1):
+        name, question = f"{split}-{number}", None
+        if isinstance(value, dict) and "id" in value and isinstance(value["id"], str | int):
+            name = str(value["id"])
+        if name in ids:
+            problems.append(f"{uri} row {number}: duplicate id {name!r}; kept as {name}#{number}")
+            name = f"{name}#{number}"
+        ids.add(name)
+        try:
+            if problem:
+                raise BadRow(problem)
+            question = replace(
+                to_question(value, form="reference", default_id=name, columns=Columns()), question_id=name
+            )
+        except BadRow as reason:
+            problems.append(f"{uri} row {number}: {reason}")
+        rows.append(SourceQuestion(name, question))
+    return rows
+
+
+def _values(uri: str) -> Iterator[tuple[Any, str]]:
+    """Rows and their problems; a row or a whole file that was encoded twice is decoded twice."""
+    for row in sources.iterate(uri):
+        value = _decoded(row.value)
+        for item in value if isinstance(value, list) else [value]:
+            yield item, row.problem
+
+
+def _read_strings(folder: str, name: str, report: dict[str, Any]) -> list[Any]:
+    """The published strings of a split, files in the order of their numbers: CoT_10 follows CoT_9."""
+    files = [uri for uri in storage.list_files(folder, ".json") if uri.rpartition("/")[2].startswith(f"{name}_CoT_")]
+    numbered = sorted((int(match[1]), uri) for uri in files if (match := _NUMBER.search(uri)))
+    if not numbered:
+        report["missing"].append(f"{report['dataset']}/llm/{name}_CoT_0.json")
+    for expected, (number, uri) in enumerate(numbered):
+        if number != expected:
+            report["problems"].append(
+                f"{uri}: number {expected} is missing before it, so its strings may not fit their rows"
+            )
+            break
+    return [string for _, uri in numbered for string in _strings_of(uri, report["problems"])]
+
+
+def _strings_of(uri: str, problems: list[str]) -> Iterator[Any]:
+    """A file's list of strings; one that was encoded twice (a JSON string that holds JSON) is decoded twice."""
+    try:
+        value = _decoded(json.loads(storage.read_bytes(uri).decode("utf-8-sig")))
+    except (ValueError, RecursionError) as error:
+        problems.append(f"{uri} cannot be read: {error}")
+        return
+    if not isinstance(value, list):
+        problems.append(f"{uri} holds {type(value).__name__}, not a list of strings")
+        return
+    yield from value
+
+
+def _import_split(
+    split: str, rows: list[SourceQuestion], strings: list[Any], *, target: str, report: dict[str, Any]
+) -> dict[str, Any]:
+    if strings and len(strings) != len(rows):
+        report["problems"].append(
+            f"{split}: {len(rows)} questions, but {len(strings)} rationales; matched from the first on"
+        )
+    usable = [row.question.row() for row in rows if row.question]
+    storage.write_table(
+        storage.join(target, "questions", f"{split}.parquet"), pa.Table.from_pylist(usable, questions.SCHEMA)
+    )
+    padded = [*strings[: len(rows)], *[None] * (len(rows) - len(strings))]
+    published = [
+        _published(string, f"{split} rationale {number}", report["problems"])
+        for number, string in enumerate(padded, start=1)
+    ]
+    counts: dict[str, Any] = {"rows": len(rows), "unusable": len(rows) - len(usable), "rationales": len(strings)}
+    for teacher in TEACHERS:
+        made = [_rationale(row, parts, teacher) for row, parts in zip(rows, published, strict=True)]
+        storage.write_table(
+            storage.join(target, teacher, split, "part-00000.parquet"),
+            pa.Table.from_pylist([rationale.row() for rationale in made], store.SCHEMA),
+        )
+        counts[teacher] = {
+            "absent": sum(rationale.failure == "absent" for rationale in made),
+            "nan": sum(rationale.rationale.lower() == "nan" for rationale in made),
+            "content": digest([rationale.row() for rationale in made]),
+        }
+    return counts
+
+
+def _published(string: Any, named: str, problems: list[str]) -> Published:
+    if string is None:
+        return Published(None, "", None)
+    if isinstance(string, str):
+        try:
+            string.encode("utf-8")
+        except UnicodeEncodeError:
+            problems.append(f"{named} holds bytes that are no characters; left empty")
+            return Published(None, "", None)
+        decoded = _decoded(string) if string.startswith('"') else string
+        return take_apart(decoded if isinstance(decoded, str) else string)
+    problems.append(f"{named} is of type {type(string).__name__}, not text; left empty")
+    return Published(None, "", None)
+
+
+def _decoded(value: Any) -> Any:
+    """What a text that is itself JSON holds; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _rationale(row: SourceQuestion, parts: Published, teacher: str) -> Rationale:
+    text = parts.flan_t5 if teacher == "flan_t5" else parts.llama2
+    choices = row.question.choices if row.question else []
+    if teacher == "flan_t5":
+        stated = [choice for index, choice in enumerate(choices) if letter(index) == parts.flan_t5_letter]
+        predicted = stated[0] if stated else ""
+    else:
+        predicted = extract_answer(text or "", choices)
+    return Rationale(
+        key=digest([row.question_id, teacher, "imported"], 24),
+        question_id=row.question_id,
+        sample=0,
+        rationale=text or "",
+        predicted_answer=predicted,
+        finish_reason="stop" if text is not None else "failed",
+        failure="" if text is not None else "absent",
+        dropped_examples=0,
+        input_tokens=0,
+        output_tokens=0,
+    )
