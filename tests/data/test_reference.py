@@ -83,9 +83,7 @@ def test_the_stores_open_as_stores_and_the_absent_does_not_count(tmp_path: Path)
 
 def test_text_and_files_that_were_encoded_twice_are_decoded(tmp_path: Path) -> None:
     texts = [published("First. "), json.dumps(published("“Second”. "))]
-    write(
-        tmp_path, [row("a"), row("b")], {"0": json.dumps([published("First. "), json.dumps(published("“Second”. "))])}
-    )
+    write(tmp_path, [row("a"), row("b")], {"0": json.dumps(texts)})
     assert run(tmp_path)["problems"] == []
     assert stored(tmp_path, "flan_t5")["rationale"] == ["First.", "“Second”."]
 
@@ -143,6 +141,12 @@ def test_other_rationales_make_another_content_digest(tmp_path: Path) -> None:
 def test_a_folder_without_the_dataset_names_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"looked for toy/toy_train\.json"):
         run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../toy", "/toy", "..", ""])
+def test_a_dataset_name_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="is not a dataset's name"):
+        import_reference(str(tmp_path), dataset=name, out=str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(("dataset", "sizes"), [("obqa", 5957), ("arc", 2577), ("pubmedqa", 1000)])

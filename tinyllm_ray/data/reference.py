@@ -52,6 +52,10 @@ def import_reference(folder: str, *, dataset: str, out: str) -> dict[str, Any]:
     Returns {"dataset", "out", "missing": [files], "problems": [messages], "splits": {split: {"rows", "unusable",
     "rationales", <teacher>: {"absent", "nan", "content"}}}}. Raises UserError where no question file is found.
     """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", dataset):
+        raise UserError(
+            f"--dataset: {dataset!r} is not a dataset's name, such as obqa; letters, digits, - _ . are allowed"
+        )
     source, target = sources.absolute(folder), storage.join(sources.absolute(out), dataset)
     report: dict[str, Any] = {"dataset": dataset, "out": target, "missing": [], "problems": [], "splits": {}}
     for split, name in _FILE_SPLITS.items():
