@@ -18,7 +18,8 @@ from tinyllm_ray.schema import Pool, Pools
 GIB = 1024**3
 SPARE_CPUS = 4  # logical CPUs beside both pools' for reading, prompting and writing
 JOB_ENV = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what Ray sets in the driver of a submitted job
-QUIET_ENV = {
+_QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -99,17 +100,13 @@ def connect(pools: Pools, *, log_dir: str, dashboard: bool = False) -> Connectio
     """
     import ray
 
-    started = False
-    if not ray.is_initialized():
-        os.environ.update({name: value for name, value in QUIET_ENV.items() if name not in os.environ})
-        quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-        address = pools.address or os.environ.get("RAY_ADDRESS")
-        started = not address
-        if address:
-            _join(address, quiet)
-        else:  # the dashboard's host is loopback by Ray's default
-            ray.init(address="local", include_dashboard=dashboard, **local_node(pools), **quiet)
-    _log_to_files(Path(log_dir))
+    started = not ray.is_initialized() and cluster_address(pools) is None
+    if started:
+        _set_environment()  # the dashboard's host is loopback by Ray's default
+        ray.init(address="local", include_dashboard=dashboard, **local_node(pools), **_QUIET)
+    elif not ray.is_initialized():
+        join(cluster_address(pools))
+    _log_to_file(log_dir)
     node = ray._private.worker._global_node
     return Connection(
         address=node.gcs_address,
@@ -118,6 +115,26 @@ def connect(pools: Pools, *, log_dir: str, dashboard: bool = False) -> Connectio
         dashboard=f"http://{node.webui_url}" if node.webui_url else "",
         logs=node.get_logs_dir_path(),
     )
+
+
+def cluster_address(pools: Pools) -> str | None:
+    """The cluster a run would join; null starts a local Ray. Ray sets RAY_ADDRESS in the driver of a submitted job."""
+    return pools.address or os.environ.get("RAY_ADDRESS")
+
+
+def join(address: str) -> None:
+    import ray
+
+    _set_environment()
+    try:
+        ray.init(address=address, **_QUIET)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"no Ray cluster could be joined at {address!r}: {reason}\n"
+            "check pools.address (or RAY_ADDRESS; unset both to start a local Ray) and, where the cluster has token "
+            "authentication, RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+        ) from None
 
 
 def local_node(pools: Pools) -> dict[str, Any]:
@@ -134,21 +151,25 @@ def local_node(pools: Pools) -> dict[str, Any]:
 
 
 def check_output(output_dir: str, *, given: str | None) -> None:
-    """Refuse an output folder that is lost with the job or that some node of the cluster cannot see.
-
-    `given` is `output.dir` as written. Needs an initialised Ray; nodes that the autoscaler adds later are not asked.
-    """
+    """Refuse an output folder that is lost with the job or cannot be written. `given` is `output.dir` as written."""
     if in_job() and (given is None or not ("://" in given or Path(given).is_absolute())):
         raise UserError(
             f"output.dir is {given!r}, a relative path: in a submitted job the working directory is a temporary copy "
-            "that Ray deletes with the session, and all results with it; set output.dir to an absolute shared folder or a "
-            "cloud URI such as s3://bucket/folder"
+            "that Ray deletes with the session, and all results with it; set output.dir to an absolute shared folder "
+            "or a cloud URI such as s3://bucket/folder"
         )
     probe = storage.join(output_dir, f".probe-{uuid.uuid4().hex}")
     try:
         storage.write_bytes(probe, b"seen")
+        storage.remove(probe)
     except OSError as error:
         raise UserError(f"output.dir {output_dir} cannot be written: {error}; choose another output.dir") from None
+
+
+def check_visible(output_dir: str) -> None:
+    """Refuse an output folder that some live node cannot see. Nodes that the autoscaler adds later are not asked."""
+    probe = storage.join(output_dir, f".probe-{uuid.uuid4().hex}")
+    storage.write_bytes(probe, b"seen")
     try:
         blind = _nodes_that_miss(probe)
     finally:
@@ -183,34 +204,26 @@ def _sees(uri: str) -> bool:
     return False
 
 
-def _join(address: str, quiet: dict[str, Any]) -> None:
-    import ray
-
-    try:
-        ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"no Ray cluster could be joined at {address!r}: {reason}\n"
-            "check pools.address (or RAY_ADDRESS; unset both to start a local Ray) and, where the cluster has token "
-            "authentication, RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
-        ) from None
+def _set_environment() -> None:
+    os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
 
 
-def _log_to_files(folder: Path) -> None:
-    """What Ray's libraries log in this process goes to a file; the terminal sees errors only."""
+def _log_to_file(log_dir: str) -> None:
+    """What Ray's libraries log in this process goes to <log_dir>/ray.log, where that is on this machine's disks.
+
+    The terminal sees errors only.
+    """
     import ray.data  # noqa: F401  it sets its own handlers when imported
 
-    folder.mkdir(parents=True, exist_ok=True)
-    path = str(folder / "ray.log")
+    path = storage.local_path(log_dir) / "ray.log" if storage.is_local(log_dir) else None
     for name in ("ray", "ray.data"):
         logger = logging.getLogger(name)
         for handler in logger.handlers:
             if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
                 handler.setLevel(logging.ERROR)
-        if not any(
-            isinstance(handler, logging.FileHandler) and handler.baseFilename == path for handler in logger.handlers
-        ):
+        known = [handler.baseFilename for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+        if path and str(path) not in known:
+            path.parent.mkdir(parents=True, exist_ok=True)
             handler = logging.FileHandler(path, encoding="utf-8", delay=True)
             handler.setLevel(logging.INFO)
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
