@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 
 from tinyllm_ray import cluster, storage
+from tinyllm_ray.capacity import check_capacity, watch_pending
 from tinyllm_ray.config import UserError, output_dir, public
 from tinyllm_ray.data import store
 from tinyllm_ray.data.questions import QuestionFile, prepare_questions
@@ -29,7 +30,9 @@ class Pipeline:
         cluster.check_output(self.dir, given=experiment.output.dir)
         self.connection = cluster.connect(experiment.pools, log_dir=storage.join(self.dir, "logs"))
         cluster.check_visible(self.dir)
-        cluster.check_capacity(experiment)
+        for line in check_capacity(experiment):
+            console.print(line)
+        watch_pending(experiment.pools, say=console.print)
         config = yaml.safe_dump(public(experiment), sort_keys=False)
         storage.write_bytes(storage.join(self.dir, "config.yaml"), config.encode())
         self.started = time.time()
