@@ -1,0 +1,307 @@
+"""Token features of a dataset: question files and rationale stores in, memory-mapped arrays out, built once and shared.
+
+<output_dir>/features/<digest>/meta.json and per split
+  tokens.npy        int32, flat: every source and target, one after another
+  examples.npy      int64 [examples, 6], sorted by row: row, task, source start, source length, target start, target length
+  question_ids.npy  text, by row
+Task 0 is the label, task i the i-th teacher. Several rationales of one question are several examples.
+One example row: [17, 1, 52310, 48, 52358, 96]
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tinyllm_ray import storage
+from tinyllm_ray.config import UserError, digest
+from tinyllm_ray.data import store
+from tinyllm_ray.data.prompts import student_input
+from tinyllm_ray.data.questions import QuestionFile, iterate_questions
+from tinyllm_ray.data.tokenise import StudentTokenizer, TokenWriter
+from tinyllm_ray.rows import Question
+from tinyllm_ray.schema import LABEL_TASK, Experiment
+
+FORMAT = 1
+ROWS_AT_ONCE = 2048
+COLUMNS = ["row", "task", "source_start", "source_length", "target_start", "target_length"]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Features:
+    """One split, memory-mapped. E examples, Q questions."""
+
+    tokens: np.ndarray  # int32 [tokens]
+    examples: np.ndarray  # int64 [E, 6]
+    question_ids: np.ndarray  # text [Q]
+    tasks: list[str]
+
+    @cached_property
+    def row_starts(self) -> np.ndarray:
+        """First example of each row, and the number of examples at the end; [Q + 1]."""
+        return np.searchsorted(self.examples[:, 0], np.arange(len(self.question_ids) + 1))
+
+    def examples_of(self, rows: np.ndarray) -> np.ndarray:
+        """Example indices of the given rows, in their order."""
+        return np.concatenate(
+            [np.arange(self.row_starts[row], self.row_starts[row + 1]) for row in rows] or [np.zeros(0, np.int64)]
+        )
+
+
+def build_features(
+    experiment: Experiment,
+    *,
+    questions: Mapping[str, QuestionFile],
+    stores: Mapping[str, str],
+    tokenizer_folder: str,
+    output_dir: str,
+) -> str:
+    """The folder of the features, built unless it is there. `stores` maps a teacher, or `<teacher>:answers`, to its store.
+
+    Raises UserError where inputs or labels would be cut, or a store holds rows of other questions.
+    """
+    plan = _plan(experiment, questions, stores, tokenizer_folder)
+    folder = storage.join(output_dir, "features", digest(plan))
+    if not storage.exists(storage.join(folder, "meta.json")):
+        _build(folder, plan, questions=questions, stores=stores, tokenizer_folder=tokenizer_folder)
+    meta = storage.read_json(storage.join(folder, "meta.json"))
+    for split, counts in meta["splits"].items():
+        check_counts(counts, split, experiment)
+    return folder
+
+
+def open_features(folder: str, split: str) -> Features:
+    local = storage.local_folder(folder)
+    meta = json.loads((local / "meta.json").read_text())
+    arrays = {
+        name: np.load(local / split / f"{name}.npy", mmap_mode="r") for name in ("tokens", "examples", "question_ids")
+    }
+    return Features(**arrays, tasks=meta["plan"]["tasks"])
+
+
+def read_meta(folder: str) -> dict[str, Any]:
+    """What the features were made from (`plan`) and counts by split (`splits`)."""
+    return storage.read_json(storage.join(folder, "meta.json"))
+
+
+def check_counts(counts: dict[str, Any], split: str, experiment: Experiment) -> None:
+    """Refuse features that would lose question text, choices or answers, or that belong to other questions."""
+    limits = {"input": ("student.max_input_tokens", experiment.student.max_input_tokens)}
+    limits[LABEL_TASK] = ("student.max_label_tokens", experiment.student.max_label_tokens)
+    for kind, (key, limit) in limits.items():
+        cut, total, longest = counts["truncated"][kind], counts["total"][kind], counts["longest"][kind]
+        if total and cut / total > experiment.training.max_truncated_fraction:
+            lost = "the end of the question or its choices" if kind == "input" else "the end of the answer"
+            raise UserError(
+                f"{split}: {cut} of {total} {kind}s are longer than {key} = {limit}, so {lost} would be lost; the longest "
+                f"needs {longest} tokens: set {key} to {longest}, or allow a share with training.max_truncated_fraction"
+            )
+    for name, unknown in counts["unknown"].items():
+        total = counts["store_rows"][name]
+        if (
+            unknown
+            and experiment.dataset.max_rows is None
+            and unknown / total > experiment.training.max_unknown_fraction
+        ):
+            raise UserError(
+                f"the store of {name} holds {unknown} of {total} {split} rows whose question_id is not in dataset "
+                f"{experiment.dataset.name!r}; check the teacher's `store`, or raise training.max_unknown_fraction"
+            )
+
+
+def _plan(
+    experiment: Experiment, questions: Mapping[str, QuestionFile], stores: Mapping[str, str], tokenizer_folder: str
+) -> dict[str, Any]:
+    """Everything that the features depend on; its digest names their folder."""
+    teachers = [teacher for teacher in experiment.teachers if teacher.name in stores]
+    student = experiment.student
+    source = experiment.training.label_source
+    if source != "gold" and _answers_key(source) not in stores:
+        raise UserError(
+            f"training.label_source is {source!r}, but that teacher has no answers for the train split; "
+            "add `train` to prompts.answer_splits and generate them"
+        )
+    used = [teacher.name for teacher in teachers] + ([] if source == "gold" else [_answers_key(source)])
+    return {
+        "format": FORMAT,
+        "questions": {split: questions[split].digest for split in ("train", "validation") if split in questions},
+        "tokenizer": tokenizer_digest(tokenizer_folder),
+        "stores": {name: store.content_digest(stores[name]) for name in used},
+        "tasks": [LABEL_TASK, *(teacher.name for teacher in teachers)],
+        "prefixes": [student.label_prefix, *(teacher.task_prefix for teacher in teachers)],
+        "max_input_tokens": student.max_input_tokens,
+        "max_label_tokens": student.max_label_tokens,
+        "max_rationale_tokens": student.max_rationale_tokens,
+        "drop": sorted(experiment.training.use_rationales.drop),
+        "label_source": source,
+    }
+
+
+def tokenizer_digest(folder: str) -> str:
+    names = storage.list_files(folder)
+    return digest([[name.removeprefix(folder), digest(storage.read_bytes(name).hex())] for name in names])
+
+
+def _answers_key(label_source: str) -> str:
+    return label_source.removeprefix("teacher:") + ":answers"
+
+
+def _build(
+    folder: str,
+    plan: dict[str, Any],
+    *,
+    questions: Mapping[str, QuestionFile],
+    stores: Mapping[str, str],
+    tokenizer_folder: str,
+) -> None:
+    """Write into a folder beside the final one (a temporary one for cloud storage), then move; readers see all or nothing."""
+    target = storage.local_path(folder) if storage.is_local(folder) else None
+    partial = target.with_name(f".tmp-{uuid.uuid4().hex}") if target else Path(tempfile.mkdtemp())
+    tokenizer = StudentTokenizer.open(tokenizer_folder)
+    counts = {}
+    for split in plan["questions"]:
+        (partial / split).mkdir(parents=True)
+        counts[split] = _build_split(partial / split, split, plan, questions[split], stores, tokenizer)
+        log.info("features of %s: %s", split, counts[split])
+    (partial / "meta.json").write_text(json.dumps({"plan": plan, "splits": counts}, indent=2))
+    if target is None:
+        meta = partial / "meta.json"
+        content = meta.read_bytes()
+        meta.unlink()
+        storage.upload_folder(partial, folder)
+        storage.write_bytes(storage.join(folder, "meta.json"), content)
+        shutil.rmtree(partial)
+        return
+    try:
+        os.rename(partial, target)
+    except OSError:  # another process was first
+        shutil.rmtree(partial)
+        assert target.is_dir()
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """Target texts of one task, by row in ascending order."""
+
+    rows: np.ndarray  # int64
+    texts: pa.ChunkedArray
+
+    def between(self, first: int, end: int) -> tuple[np.ndarray, list[str]]:
+        low, high = np.searchsorted(self.rows, [first, end])
+        return self.rows[low:high], self.texts.slice(low, high - low).to_pylist()
+
+
+def _build_split(
+    folder: Path,
+    split: str,
+    plan: dict[str, Any],
+    file: QuestionFile,
+    stores: Mapping[str, str],
+    tokenizer: StudentTokenizer,
+) -> dict[str, Any]:
+    """Write one split chunk by chunk; returns its counts."""
+    ids = storage.read_table(file.path, ["question_id"])["question_id"].combine_chunks()
+    np.save(folder / "question_ids.npy", np.array(ids.to_pylist(), dtype=np.str_))
+    counts: dict[str, Any] = {
+        name: Counter() for name in ("truncated", "total", "longest", "unknown", "store_rows", "masked")
+    }
+    targets: dict[int, _Targets] = {}
+    for task, name in enumerate(plan["tasks"]):
+        if task:
+            targets[task] = _store_targets(stores[name], split, ids, "rationale", name, plan["drop"], counts)
+    if plan["label_source"] != "gold" and split == "train":
+        key = _answers_key(plan["label_source"])
+        targets[0] = _store_targets(stores[key], split, ids, "predicted_answer", LABEL_TASK, [], counts)
+    writer = TokenWriter(folder / "tokens.bin")
+    tables, first = [], 0
+    for chunk in iterate_questions(file.path, ROWS_AT_ONCE):
+        tables.append(_encode_chunk(chunk, first, plan, targets, tokenizer, writer, counts))
+        first += len(chunk)
+    writer.finish(folder / "tokens.npy")
+    np.save(folder / "examples.npy", np.concatenate(tables) if tables else np.zeros((0, len(COLUMNS)), np.int64))
+    kinds = ["input", *plan["tasks"]]
+    return {
+        "rows": len(ids),
+        **{name: {kind: counts[name][kind] for kind in kinds} for name in ("truncated", "total", "longest")},
+        **{name: dict(counts[name]) for name in ("unknown", "store_rows", "masked")},
+    }
+
+
+def _store_targets(
+    folder: str, split: str, ids: pa.Array, column: str, name: str, drop: list[str], counts: dict[str, Counter]
+) -> _Targets:
+    """A store's usable texts, joined to the rows by question id; what cannot be used is counted by reason."""
+    table = store.read(folder, split, ["question_id", column, "flags"])
+    rows = pc.index_in(table["question_id"], value_set=ids)
+    known = pc.is_valid(rows)
+    counts["store_rows"][name] += len(table)
+    counts["unknown"][name] += len(table) - pc.sum(known).as_py() if len(table) else 0
+    table, rows = table.filter(known), rows.filter(known)
+    texts = pc.utf8_trim_whitespace(table[column])
+    empty = pc.is_in(pc.utf8_lower(texts), pa.array(["", "nan"]))
+    usable = ~empty.to_numpy(zero_copy_only=False).astype(bool)
+    counts["masked"][f"{name}/empty"] += int((~usable).sum())
+    if drop:
+        wanted = set(drop)
+        flagged = np.array([not wanted.isdisjoint(flags or ()) for flags in table["flags"].to_pylist()], dtype=bool)
+        counts["masked"][f"{name}/flagged"] += int((flagged & usable).sum())
+        usable &= ~flagged
+    rows = rows.to_numpy().astype(np.int64)[usable]
+    counts["masked"][f"{name}/missing"] += len(ids) - len(np.unique(rows))
+    order = np.argsort(rows, kind="stable")
+    return _Targets(rows[order], texts.filter(pa.array(usable)).take(pa.array(order)))
+
+
+def _encode_chunk(
+    chunk: list[Question],
+    first: int,
+    plan: dict[str, Any],
+    targets: Mapping[int, _Targets],
+    tokenizer: StudentTokenizer,
+    writer: TokenWriter,
+    counts: dict[str, Counter],
+) -> np.ndarray:
+    """Tokenise some questions with all their targets; returns their part of the example table."""
+    sources: dict[str, np.ndarray] = {}  # by prefix, [questions, 2] of start and length
+    parts = []
+    for task, (name, prefix) in enumerate(zip(plan["tasks"], plan["prefixes"], strict=True)):
+        if prefix not in sources:
+            encoded = tokenizer.sources([student_input(prefix, question) for question in chunk])
+            limit = plan["max_input_tokens"]
+            sources[prefix] = writer.add(_cut(encoded, limit, "input", tokenizer, counts))
+        if task in targets:
+            rows, texts = targets[task].between(first, first + len(chunk))
+        else:
+            rows, texts = np.arange(first, first + len(chunk)), [question.answer for question in chunk]
+        limit = plan["max_rationale_tokens"] if task else plan["max_label_tokens"]
+        spans = writer.add(_cut(tokenizer.targets(texts), limit, name, tokenizer, counts))
+        task_column = np.full(len(rows), task)
+        parts.append(np.column_stack([rows, task_column, sources[prefix][rows - first], spans]))
+    table = np.concatenate(parts)
+    return table[np.argsort(table[:, 0], kind="stable")]
+
+
+def _cut(
+    encoded: list[list[int]], limit: int, kind: str, tokenizer: StudentTokenizer, counts: dict[str, Counter]
+) -> list[list[int]]:
+    lengths = [len(ids) for ids in encoded]
+    longest = max(lengths, default=0)
+    counts["total"][kind] += len(encoded)
+    counts["longest"][kind] = max(counts["longest"][kind], longest)
+    if longest <= limit:
+        return encoded
+    counts["truncated"][kind] += sum(length > limit for length in lengths)
+    return [tokenizer.cut(ids, limit, target=kind != "input") for ids in encoded]

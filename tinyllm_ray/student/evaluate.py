@@ -1,0 +1,232 @@
+"""Scoring a student: questions in, metrics and Prediction rows out.
+
+Ranking takes the choice with the highest mean token log-likelihood; one encoder pass serves all choices of a question.
+Generation is batched by length and compared after `data.answers.normalise`.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from tinyllm_ray.data.answers import extract_answer, normalise
+from tinyllm_ray.data.features import Features
+from tinyllm_ray.data.prompts import student_input
+from tinyllm_ray.data.tokenise import StudentTokenizer
+from tinyllm_ray.rows import Prediction, Question
+from tinyllm_ray.schema import Evaluation, Student, Training
+from tinyllm_ray.student.batches import active_examples, micro_batches, pack_pairs, pack_prompts
+from tinyllm_ray.student.loop import collate_for
+from tinyllm_ray.student.loss import component_sums, token_losses
+
+CALIBRATION_BINS = 10
+LATENCY_QUESTIONS = 5
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A student ready to answer."""
+
+    model: nn.Module
+    tokenizer: StudentTokenizer
+    student: Student
+    batch_size: int
+
+    def sources(self, prefix: str, questions: Sequence[Question]) -> list[list[int]]:
+        encoded = self.tokenizer.sources([student_input(prefix, question) for question in questions])
+        return [self.tokenizer.cut(ids, self.student.max_input_tokens, target=False) for ids in encoded]
+
+    def batches(self, sources: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Positions of `sources`, longest first, in batches."""
+        order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
+        return [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.student.dtype == "bfloat16")
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: StudentTokenizer,
+    *,
+    questions: Sequence[Question],
+    student: Student,
+    evaluation: Evaluation,
+    rationale_prefixes: Mapping[str, str] | None = None,
+    rationale_questions: int = 0,
+) -> tuple[dict[str, float], list[Prediction]]:
+    """Metrics `eval/...` and a prediction for each question; the first `rationale_questions` with the student's own
+    rationales, one for each entry of `rationale_prefixes` (teacher -> task prefix)."""
+    reader = Reader(model, tokenizer, student, evaluation.batch_size)
+    model.eval()
+    scores: list[list[float]] = [[] for _ in questions]
+    generated = [""] * len(questions)
+    if evaluation.by != "generation":
+        scores = choice_scores(reader, questions)
+    if evaluation.by != "ranking":
+        generated = generate(reader, questions, prefix=student.label_prefix, max_new_tokens=evaluation.max_new_tokens)
+    written = {
+        teacher: generate(
+            reader, questions[:rationale_questions], prefix=prefix, max_new_tokens=student.max_rationale_tokens
+        )
+        for teacher, prefix in (rationale_prefixes or {}).items()
+        if rationale_questions
+    }
+    predictions = [
+        _prediction(
+            question, scores[i], generated[i], {name: texts[i] for name, texts in written.items() if i < len(texts)}
+        )
+        for i, question in enumerate(questions)
+    ]
+    metrics = _metrics(predictions, questions, evaluation)
+    metrics["time/latency_ms"] = _latency_ms(reader, questions, evaluation)
+    return metrics, predictions
+
+
+@torch.inference_mode()
+def choice_scores(reader: Reader, questions: Sequence[Question]) -> list[list[float]]:
+    """Mean token log-likelihood of each choice's text, with its end mark, as an answer."""
+    sources = reader.sources(reader.student.label_prefix, questions)
+    scores: list[list[float]] = [[] for _ in questions]
+    start = reader.model.config.decoder_start_token_id
+    pack = pack_pairs if reader.tokenizer.encoder_decoder else pack_prompts
+    for places in reader.batches(sources):
+        texts = [choice for place in places for choice in questions[place].choices]
+        which = [i for i, place in enumerate(places) for _ in questions[place].choices]
+        targets = reader.tokenizer.targets(texts)
+        batch = pack([sources[place] for place in places], which, targets, [0] * len(targets), decoder_start=start)
+        with reader.autocast():
+            losses = token_losses(reader.model, batch.to(reader.device))
+        sums, counts = component_sums(losses, batch.examples.to(reader.device), len(targets))
+        for source, mean in zip(which, (-sums / counts).tolist(), strict=True):
+            scores[places[source]].append(mean)
+    return scores
+
+
+@torch.inference_mode()
+def generate(reader: Reader, questions: Sequence[Question], *, prefix: str, max_new_tokens: int) -> list[str]:
+    """Greedy continuation of each question's input."""
+    sources = reader.sources(prefix, questions)
+    texts = [""] * len(questions)
+    tokenizer = reader.tokenizer
+    for places in reader.batches(sources):
+        longest = len(sources[places[0]])
+        ids = torch.full((len(places), longest), tokenizer.pad)  # [B, S]
+        mask = torch.zeros_like(ids)
+        for row, place in enumerate(places):
+            length = len(sources[place])
+            span = slice(0, length) if tokenizer.encoder_decoder else slice(longest - length, longest)
+            ids[row, span] = torch.tensor(sources[place])
+            mask[row, span] = 1
+        special = {"eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
+        with reader.autocast():
+            output = reader.model.generate(
+                input_ids=ids.to(reader.device),
+                attention_mask=mask.to(reader.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                **special,
+            )
+        new = output if tokenizer.encoder_decoder else output[:, longest:]
+        for place, row in zip(places, new.tolist(), strict=True):
+            texts[place] = tokenizer.decode(row)
+    return texts
+
+
+@torch.inference_mode()
+def validation_losses(
+    model: nn.Module,
+    features: Features,
+    *,
+    weights: Sequence[float],
+    training: Training,
+    dtype: str,
+    max_rows: int | None,
+) -> dict[str, float]:
+    """`eval/loss/<task>` of every task that has a weight and targets here."""
+    model.eval()
+    device = next(model.parameters()).device
+    rows = np.arange(len(features.question_ids))[:max_rows]
+    indices = active_examples(features, rows, [task for task, weight in enumerate(weights) if weight])
+    limits = {"max_tokens": training.micro_batch_tokens, "max_examples": training.micro_batch_examples}
+    sums, counts = torch.zeros(len(weights), device=device), torch.zeros(len(weights), device=device)
+    for part in micro_batches(features, indices, **limits):
+        batch = collate_for(model, features, part).to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+            part_sums, part_counts = component_sums(token_losses(model, batch), batch.tasks, len(weights))
+        sums, counts = sums + part_sums, counts + part_counts
+    means = (sums / counts).tolist()
+    return {f"eval/loss/{task}": means[i] for i, task in enumerate(features.tasks) if counts[i]}
+
+
+def calibration_error(confidences: Sequence[float], correct: Sequence[bool]) -> float:
+    """Expected calibration error over ten equal bins: mean distance between confidence and accuracy."""
+    confidence, right = np.array(confidences), np.array(correct, dtype=float)
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    return float(sum(abs((confidence - right)[bins == b].sum()) for b in range(CALIBRATION_BINS)) / len(confidence))
+
+
+def paired_interval(
+    a: Sequence[float], b: Sequence[float], *, level: float = 0.95, samples: int = 10_000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean of a - b over pairs, with the bounds of its bootstrap interval."""
+    differences = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    generator = np.random.default_rng(seed)
+    means = np.concatenate(
+        [
+            differences[generator.integers(0, len(differences), (100, len(differences)))].mean(1)
+            for _ in range(samples // 100)
+        ]
+    )
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(differences.mean()), float(low), float(high)
+
+
+def _prediction(question: Question, scores: list[float], generated: str, rationales: dict[str, str]) -> Prediction:
+    predicted = question.choices[int(np.argmax(scores))] if scores else generated
+    correct = predicted == question.answer if scores else normalise(generated) == normalise(question.answer)
+    return Prediction(
+        question_id=question.question_id,
+        question=question.question,
+        answer=question.answer,
+        predicted=predicted,
+        correct=correct,
+        choice_scores=scores,
+        generated=generated,
+        rationales=rationales,
+    )
+
+
+def _metrics(
+    predictions: Sequence[Prediction], questions: Sequence[Question], evaluation: Evaluation
+) -> dict[str, float]:
+    metrics = {"eval/accuracy": float(np.mean([row.correct for row in predictions]))}
+    if evaluation.by != "generation":
+        confidences = [float(torch.tensor(row.choice_scores).softmax(0).max()) for row in predictions]
+        metrics["eval/calibration_error"] = calibration_error(confidences, [row.correct for row in predictions])
+    if evaluation.by != "ranking":
+        matches = [normalise(row.generated) == normalise(row.answer) for row in predictions]
+        unread = [not extract_answer(row.generated, q.choices) for row, q in zip(predictions, questions, strict=True)]
+        metrics |= {"eval/exact_match": float(np.mean(matches)), "eval/unparsable": float(np.mean(unread))}
+    return metrics
+
+
+def _latency_ms(reader: Reader, questions: Sequence[Question], evaluation: Evaluation) -> float:
+    """Median time of one question on its own, answered the way that counts."""
+    times = []
+    for question in questions[:LATENCY_QUESTIONS]:
+        started = time.perf_counter()
+        if evaluation.by == "generation":
+            generate(reader, [question], prefix=reader.student.label_prefix, max_new_tokens=evaluation.max_new_tokens)
+        else:
+            choice_scores(reader, [question])
+        times.append(1000 * (time.perf_counter() - started))
+    return float(np.median(times))

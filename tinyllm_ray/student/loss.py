@@ -1,0 +1,46 @@
+"""The multi-task loss: a batch in, each component's sum and token count out, and the weighted loss to differentiate.
+
+loss = label_weight x mean token cross-entropy of the label task
+     + sum over teachers of weight x mean token cross-entropy of that teacher's task
+Each mean is over the tokens of the whole global batch, on all ranks and micro-batches. Legend: M target tokens, C tasks.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from tinyllm_ray.schema import LABEL_TASK, Loss
+from tinyllm_ray.student.batches import Batch
+from tinyllm_ray.student.packed import target_logits
+
+
+def task_weights(loss: Loss, tasks: Sequence[str]) -> list[float]:
+    """Weight of each task, in the order of `tasks`."""
+    weights = {LABEL_TASK: loss.label_weight, **loss.rationale_weights}
+    return [weights[task] if task in weights else 0.0 for task in tasks]
+
+
+def token_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """Cross-entropy of every target token, in float32; [M]"""
+    return cross_entropy(target_logits(model, batch).float(), batch.labels, reduction="none")
+
+
+def component_sums(losses: torch.Tensor, tasks: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of the token losses and number of tokens of each task; [C], [C]"""
+    sums = torch.zeros(count, dtype=losses.dtype, device=losses.device).index_add(0, tasks, losses)
+    return sums, torch.bincount(tasks, minlength=count)
+
+
+class StudentLoss(nn.Module):
+    """The module that DistributedDataParallel wraps: one forward pass is one micro-batch's part of the loss."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, token_weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`token_weights` [C]: weight / global token count. Returns the loss (scalar) and the sum of each task [C]."""
+        sums, _ = component_sums(token_losses(self.model, batch), batch.tasks, len(token_weights))
+        return (sums * token_weights).sum(), sums.detach()

@@ -1,0 +1,196 @@
+"""The forward pass over packed sequences: a Hugging Face student and a Batch in, logits of the real target positions out.
+
+Everything that works token by token (embeddings, projections, feed-forward, vocabulary) runs on the flat axis without
+padding; attention runs in groups of similar length. The modules and weights are the model's own.
+Legend: N flat source tokens, M flat target tokens, D width, H heads, K width of a head, L length in a group, V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+
+from tinyllm_ray.student.batches import Batch, Group
+
+ATTENTION = "tinyllm_packed"
+
+
+def target_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """[M, V]"""
+    hidden = _t5_hidden(model, batch) if model.config.is_encoder_decoder else _decoder_hidden(model, batch)
+    return model.lm_head(hidden)
+
+
+def compile_student(model: nn.Module) -> None:
+    """Compile what works token by token; it has one shape of input, [tokens, D]."""
+    for name, module in model.named_modules():
+        if name.endswith((".DenseReluDense", ".mlp")):
+            module.compile(dynamic=True)
+
+
+def _decoder_hidden(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """[M, D] of a decoder-only student, by its own forward pass with our attention."""
+    _register()
+    before = model.config._attn_implementation
+    model.set_attn_implementation(ATTENTION)
+    hidden = model.base_model(
+        input_ids=batch.source[None],
+        position_ids=batch.positions[None],
+        use_cache=False,
+        packed_groups=batch.source_groups,
+    ).last_hidden_state
+    model.set_attn_implementation(before)
+    return hidden[0].index_select(0, batch.label_positions)
+
+
+def _t5_hidden(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """[M, D] of a T5 student: the encoder once for each source, then the decoder over all targets."""
+    encoder, decoder = model.encoder, model.decoder
+    encoded = encoder.dropout(encoder.embed_tokens(batch.source))  # [N, D]
+    biases = _biases(encoder, batch.source_groups, causal=False)
+    for block in encoder.block:
+        encoded = _run(model, _encoder_block, block, encoded, batch, biases)
+    encoded = encoder.dropout(encoder.final_layer_norm(encoded))
+
+    hidden = decoder.dropout(decoder.embed_tokens(batch.decoder_input))  # [M, D]
+    biases = _biases(decoder, batch.target_groups, causal=True)
+    cross = [_blocked_bias(group.source_blocked, encoded) for group in batch.target_groups]
+    for block in decoder.block:
+        hidden = _run(model, _decoder_block, block, hidden, encoded, batch, biases, cross)
+    hidden = decoder.dropout(decoder.final_layer_norm(hidden))
+    return hidden * model.config.d_model**-0.5 if model.config.scale_decoder_outputs else hidden
+
+
+def _run(model: nn.Module, function: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
+    if model.encoder.gradient_checkpointing and model.training:
+        return checkpoint(function, *args, use_reentrant=False)
+    return function(*args)
+
+
+def _encoder_block(block: nn.Module, hidden: torch.Tensor, batch: Batch, biases: list[torch.Tensor]) -> torch.Tensor:
+    attention, feed_forward = block.layer
+    hidden = _attend(attention, attention.SelfAttention, hidden, None, batch.source_groups, biases)
+    return feed_forward(hidden)
+
+
+def _decoder_block(
+    block: nn.Module,
+    hidden: torch.Tensor,
+    encoded: torch.Tensor,
+    batch: Batch,
+    biases: list[torch.Tensor],
+    cross_biases: list[torch.Tensor | None],
+) -> torch.Tensor:
+    attention, cross, feed_forward = block.layer
+    hidden = _attend(attention, attention.SelfAttention, hidden, None, batch.target_groups, biases)
+    hidden = _attend(cross, cross.EncDecAttention, hidden, encoded, batch.target_groups, cross_biases)
+    return feed_forward(hidden)
+
+
+def _attend(
+    layer: nn.Module,
+    attention: nn.Module,
+    hidden: torch.Tensor,  # [M, D]
+    encoded: torch.Tensor | None,  # [N, D] for cross-attention
+    groups: list[Group],
+    biases: list[torch.Tensor | None],
+) -> torch.Tensor:
+    """One attention layer of T5 with its norm, dropout and residual; [M, D]."""
+    normed = layer.layer_norm(hidden)
+    keys_from = normed if encoded is None else encoded
+    heads = (-1, attention.n_heads, attention.key_value_proj_dim)
+    query, key, value = (  # [tokens, H, K]
+        projection(states).view(heads)
+        for projection, states in ((attention.q, normed), (attention.k, keys_from), (attention.v, keys_from))
+    )
+    dropout = attention.dropout if attention.training else 0.0
+    parts = []
+    for group, bias in zip(groups, biases, strict=True):
+        read = group.index if encoded is None else group.source_index
+        parts.append(_group_attention(query, key, value, group, read, bias=bias, dropout=dropout, scale=1.0))
+    return hidden + layer.dropout(attention.o(torch.cat(parts).flatten(1)))
+
+
+def _group_attention(
+    query: torch.Tensor,  # [tokens, H, K]
+    key: torch.Tensor,
+    value: torch.Tensor,
+    group: Group,
+    read: torch.Tensor,  # [b, L of the keys]
+    *,
+    bias: torch.Tensor | None = None,
+    causal: bool = False,
+    dropout: float,
+    scale: float,
+) -> torch.Tensor:
+    """Attention of one group, its real positions only; [real tokens of the group, H, K]."""
+    padded = scaled_dot_product_attention(
+        _gather(query, group.index),
+        _gather(key, read),
+        _gather(value, read),
+        attn_mask=bias,
+        is_causal=causal,
+        dropout_p=dropout,
+        scale=scale,
+    )  # [b, H, L, K]
+    return padded.transpose(1, 2).flatten(0, 1).index_select(0, group.select)
+
+
+def _gather(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """[tokens, H, K], [b, L] -> [b, H, L, K]"""
+    return states.index_select(0, index.flatten()).view(*index.shape, *states.shape[1:]).transpose(1, 2)
+
+
+def _biases(stack: nn.Module, groups: list[Group], *, causal: bool) -> list[torch.Tensor]:
+    """Relative position bias of each group with its mask; padding follows the real keys, so causal needs no other mask."""
+    longest = max(group.index.shape[1] for group in groups)
+    bias = stack.block[0].layer[0].SelfAttention.compute_bias(longest, longest)  # [1, H, L, L]
+    if causal:
+        future = torch.ones(longest, longest, dtype=torch.bool, device=bias.device).triu(1)
+        bias = bias.masked_fill(future, float("-inf"))
+    biases = []
+    for group in groups:
+        length = group.index.shape[1]
+        part = bias[:, :, :length, :length]
+        biases.append(part if causal or group.blocked is None else part.masked_fill(group.blocked, float("-inf")))
+    return biases
+
+
+def _blocked_bias(blocked: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
+    """0 where a key may be read, -inf at padding; [b, 1, 1, S]."""
+    if blocked is None:
+        return None
+    return torch.zeros(blocked.shape, dtype=like.dtype, device=like.device).masked_fill(blocked, float("-inf"))
+
+
+def _decoder_attention(
+    module: nn.Module,
+    query: torch.Tensor,  # [1, H, N, K]
+    key: torch.Tensor,  # [1, H of keys, N, K]
+    value: torch.Tensor,
+    attention_mask: None,
+    *,
+    packed_groups: list[Group],
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of a decoder-only student in the form that transformers' attention registry wants; [1, N, H, K]."""
+    repeats = query.shape[1] // key.shape[1]
+    flat = [query[0].transpose(0, 1), *(x[0].repeat_interleave(repeats, 0).transpose(0, 1) for x in (key, value))]
+    parts = [
+        _group_attention(*flat, group, group.index, causal=True, dropout=dropout, scale=scaling)
+        for group in packed_groups
+    ]
+    return torch.cat(parts)[None], None
+
+
+def _register() -> None:
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(ATTENTION, _decoder_attention)
+    AttentionMaskInterface.register(ATTENTION, lambda *_, **__: None)

@@ -1,0 +1,132 @@
+"""What a trial writes while it runs: metrics in parts, evaluations, predictions, the model folder and the result.
+
+<dir>/metrics/part-<first step>.jsonl: {"step": 20, "time": 1767225600000, "train/loss": 2.31, ...}
+<dir>/evaluations.json: [{"step": 200, "eval/accuracy": 0.41, ...}]
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from torch import nn
+
+from tinyllm_ray import storage
+from tinyllm_ray.rows import Prediction
+from tinyllm_ray.schema import Experiment
+
+PART_S = 5.0
+PREDICTIONS = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("question", pa.string()),
+        ("answer", pa.string()),
+        ("predicted", pa.string()),
+        ("correct", pa.bool_()),
+        ("choice_scores", pa.list_(pa.float32())),
+        ("generated", pa.string()),
+        ("rationales", pa.map_(pa.string(), pa.string())),
+    ]
+)
+
+
+class Recorder:
+    """Metrics and evaluations of one trial; what a resumed trial will do again is forgotten first."""
+
+    def __init__(self, folder: str, *, first_step: int) -> None:
+        self.folder = folder
+        self.lines: list[dict[str, Any]] = []
+        self.flushed = time.monotonic()
+        self.evaluations = [row for row in read_evaluations(folder) if row["step"] <= first_step]
+        for uri in storage.list_files(storage.join(folder, "metrics"), ".jsonl"):
+            self._forget(uri, first_step)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        self.lines.append({"step": step, "time": int(time.time() * 1000), **values})
+        if time.monotonic() - self.flushed > PART_S:
+            self.flush()
+
+    def evaluation(self, step: int, values: dict[str, float]) -> None:
+        self.metrics(step, values)
+        self.evaluations.append({"step": step, **values})
+        storage.write_json(storage.join(self.folder, "evaluations.json"), self.evaluations)
+
+    def flush(self) -> None:
+        if self.lines:
+            name = f"part-{self.lines[0]['step']:09d}.jsonl"
+            storage.write_bytes(storage.join(self.folder, "metrics", name), _as_lines(self.lines))
+        self.lines, self.flushed = [], time.monotonic()
+
+    def _forget(self, uri: str, first_step: int) -> None:
+        lines = [json.loads(line) for line in storage.read_bytes(uri).splitlines()]
+        kept = [line for line in lines if line["step"] <= first_step]
+        if not kept:
+            storage.remove(uri)
+        elif len(kept) < len(lines):
+            storage.write_bytes(uri, _as_lines(kept))
+
+
+def read_evaluations(folder: str) -> list[dict[str, Any]]:
+    uri = storage.join(folder, "evaluations.json")
+    return storage.read_json(uri) if storage.exists(uri) else []
+
+
+def write_predictions(folder: str, split: str, predictions: Sequence[Prediction]) -> None:
+    rows = [{**row.row(), "rationales": list(row.rationales.items())} for row in predictions]
+    storage.write_table(
+        storage.join(folder, "predictions", f"{split}.parquet"), pa.Table.from_pylist(rows, PREDICTIONS)
+    )
+
+
+def write_model(folder: str, model: nn.Module, *, tokenizer_folder: str, card: str) -> None:
+    """A Hugging Face folder: config, safetensors, tokenizer, model card."""
+    with tempfile.TemporaryDirectory() as temporary:
+        model.save_pretrained(temporary)
+        for path in storage.local_folder(tokenizer_folder).iterdir():
+            if path.name != "layout.json":
+                (Path(temporary) / path.name).write_bytes(path.read_bytes())
+        (Path(temporary) / "README.md").write_text(card, encoding="utf-8")
+        storage.upload_folder(temporary, storage.join(folder, "model"))
+
+
+def model_card(experiment: Experiment, *, seed: int, made_from: dict[str, Any], result: dict[str, Any]) -> str:
+    """Names what the model was made of: teachers, weights, digests, settings, scores."""
+    loss, training = experiment.loss, experiment.training
+    rows = [("label", "-", loss.label_weight, "-")]
+    for teacher in experiment.teachers:
+        weight = loss.rationale_weights.get(teacher.name)
+        digest = made_from["stores"][teacher.name] if teacher.name in made_from["stores"] else "-"
+        rows.append((teacher.name, teacher.model or teacher.store, 0.0 if weight is None else weight, digest))
+    scores = {name: value for name, value in result.items() if name.startswith(("eval/", "test/"))}
+    lines = [
+        "---",
+        "library_name: transformers",
+        "tags: [distillation, multiple-choice]",
+        "---",
+        f"# {experiment.name}: {training.method}, seed {seed}",
+        "",
+        f"A student distilled by tinyllm_ray from `{experiment.student.model}` on the dataset `{experiment.dataset.name}`.",
+        "",
+        "| task | teacher | weight | rationale store |",
+        "|---|---|---|---|",
+        *(f"| {task} | {model} | {weight} | {digest} |" for task, model, weight, digest in rows),
+        "",
+        f"Input: task prefix (`{experiment.student.label_prefix}` asks for the answer), question, choices as in training. "
+        f"Label source: {training.label_source}. Steps: {result['steps']}, batch {training.batch_size}, "
+        f"learning rate {training.learning_rate}.",
+        "",
+        f"Data digests: questions {json.dumps(made_from['questions'])}, tokenizer {made_from['tokenizer']}.",
+        "",
+        "| metric | value |",
+        "|---|---|",
+        *(f"| {name} | {value:.4f} |" for name, value in sorted(scores.items())),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _as_lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()

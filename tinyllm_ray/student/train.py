@@ -1,0 +1,299 @@
+"""One training as a trial: features, questions and settings in; metrics, checkpoints, predictions, model and result out.
+
+A trial's folder is its own state: a finished one returns its result, an unfinished one goes on from its newest checkpoint.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+from torch import nn
+
+from tinyllm_ray import storage
+from tinyllm_ray.config import UserError, validate
+from tinyllm_ray.data.features import Features, open_features, read_meta
+from tinyllm_ray.data.questions import read_questions
+from tinyllm_ray.data.tokenise import StudentTokenizer
+from tinyllm_ray.rows import Question
+from tinyllm_ray.schema import LABEL_TASK, Experiment
+from tinyllm_ray.student import records
+from tinyllm_ray.student.batches import TASK, shuffled_rationales
+from tinyllm_ray.student.checkpoint import load_checkpoint, newest_step, save_checkpoint
+from tinyllm_ray.student.evaluate import evaluate, validation_losses
+from tinyllm_ray.student.loop import Hooks, make_optimiser, rank, train, trained_tokens, world_size
+from tinyllm_ray.student.loss import task_weights
+from tinyllm_ray.student.model import load_student, merge_lora, parameter_count
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    key: str
+    experiment: dict[str, Any]  # resolved; the variant's overrides are applied
+    seed: int
+    features: str  # folder
+    tokenizer: str  # folder
+    questions: dict[str, str]  # split -> parquet
+    dir: str
+    score_test: bool
+
+
+@dataclass
+class Run:
+    """A trial under way on this rank."""
+
+    trial: Trial
+    experiment: Experiment
+    model: nn.Module
+    tokenizer: StudentTokenizer
+    features: Features
+    weights: list[float]  # by task
+    recorder: records.Recorder | None  # rank 0 only
+    report: Report
+    last: dict[str, Any] | None = None  # the latest evaluation
+
+
+def run_trial(trial: Trial, *, report: Report) -> dict[str, Any]:
+    """Train, score and save in this process. `report` gets every evaluation, those of an earlier try first; what it
+    raises stops the trial, which a later call continues."""
+    return _run(trial, report=report, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def run_trial_ddp(trial: Trial, *, report_callback: Any = None) -> dict[str, Any]:
+    """The same on several ranks under Ray Train: all of the student pool, or `search.ranks_per_trial` within a search,
+    whose `report_callback` carries the reports to Tune."""
+    from ray.train import FailureConfig, RunConfig
+    from ray.train.torch import TorchTrainer
+
+    from tinyllm_ray import cluster
+
+    experiment = validate(trial.experiment)
+    pool = experiment.pools.student
+    ranks = experiment.search.ranks_per_trial if report_callback else pool.workers
+    check_ranks(experiment, ranks, rows=read_meta(trial.features)["splits"]["train"]["rows"])
+    done = _result(trial)
+    if done is None:
+        TorchTrainer(
+            _worker,
+            train_loop_config=asdict(trial),
+            scaling_config=cluster.scaling_config(pool, ranks),
+            run_config=RunConfig(
+                name=f"{trial.key}-{time.time_ns()}",
+                storage_path=storage.join(trial.dir, "ray_train"),
+                failure_config=FailureConfig(max_failures=experiment.search.max_failures),
+                callbacks=[report_callback] if report_callback else [],
+            ),
+        ).fit()
+        done = _result(trial)
+    assert done is not None
+    return done
+
+
+def check_ranks(experiment: Experiment, ranks: int, *, rows: int) -> None:
+    most = min(experiment.training.batch_size, rows)
+    if ranks > most:
+        raise UserError(
+            f"{ranks} ranks were asked for, but a step has {most} rows (training.batch_size {experiment.training.batch_size}, "
+            f"{rows} questions), so some would have nothing to do; lower pools.student.workers or raise training.batch_size"
+        )
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """What each rank of Ray Train runs; `ray.train.report` is a barrier, so every rank reports."""
+    import ray.train
+    import ray.train.torch
+
+    _run(Trial(**config), report=ray.train.report, device=ray.train.torch.get_device())
+
+
+def _run(trial: Trial, *, report: Report, device: torch.device) -> dict[str, Any]:
+    started = time.time()
+    done = _result(trial)
+    for row in records.read_evaluations(trial.dir) if done else []:
+        report(row)
+    if done:
+        return done
+    run, optimiser, first_step = _start(trial, report, device)
+    training = run.experiment.training
+    train_started = time.time()
+    hooks = Hooks(on_log=lambda step, values: _log(run, step, values), on_step=lambda *args: _after_step(run, *args))
+    common = {"training": training, "weights": run.weights, "seed": trial.seed, "dtype": run.experiment.student.dtype}
+    train(run.model, run.features, optimiser=optimiser, first_step=first_step, hooks=hooks, **common)
+    if training.steps == 0:
+        _after_step(run, 0, optimiser)
+    train_s = time.time() - train_started
+    result = {"key": trial.key, "seed": trial.seed, "method": training.method, "steps": training.steps}
+    if rank() == 0:
+        times = {"train_s": round(train_s, 3), "started": started}
+        result = _finish(run, result, times)
+    if world_size() > 1:
+        dist.barrier()
+    return result
+
+
+def _start(trial: Trial, report: Report, device: torch.device) -> tuple[Run, torch.optim.Optimizer, int]:
+    experiment = validate(trial.experiment)
+    check_dtype(experiment.student.dtype, device)
+    torch.set_num_threads(max(1, int(experiment.pools.student.cpus_per_worker)))
+    model, tokenizer = load_student(experiment.student, tokenizer_folder=trial.tokenizer, seed=trial.seed)
+    model.to(device)
+    features = open_features(trial.features, "train")
+    weights = task_weights(experiment.loss, features.tasks)
+    check_weights(experiment, features)
+    if experiment.training.shuffle_rationales:
+        features = shuffled_rationales(features, seed=trial.seed)
+    optimiser = make_optimiser(model, experiment.training)
+    checkpoints = storage.join(trial.dir, "checkpoints")
+    first_step = newest_step(checkpoints) or 0
+    if first_step:
+        load_checkpoint(checkpoints, first_step, model=model, optimiser=optimiser)
+    recorder = None
+    if rank() == 0:
+        storage.write_bytes(
+            storage.join(trial.dir, "config.yaml"), yaml.safe_dump(trial.experiment, sort_keys=False).encode()
+        )
+        recorder = records.Recorder(trial.dir, first_step=first_step)
+    run = Run(trial, experiment, model, tokenizer, features, weights, recorder, report)
+    for row in [row for row in records.read_evaluations(trial.dir) if row["step"] <= first_step]:
+        report(row)
+    return run, optimiser, first_step
+
+
+def check_weights(experiment: Experiment, features: Features) -> None:
+    """Refuse a weight whose task has nothing to learn from."""
+    weights = {LABEL_TASK: experiment.loss.label_weight, **experiment.loss.rationale_weights}
+    for name, weight in weights.items():
+        key = "loss.label_weight" if name == LABEL_TASK else f"loss.rationale_weights.{name}"
+        if weight and name not in features.tasks:
+            raise UserError(
+                f"{key} is {weight}, but there is no rationale store of {name}; generate it first, or set {key} to 0"
+            )
+        if (
+            weight
+            and experiment.training.steps
+            and not (features.examples[:, TASK] == features.tasks.index(name)).any()
+        ):
+            raise UserError(
+                f"{key} is {weight}, but {name} has no usable text for the train split; set {key} to 0 or look at the store"
+            )
+
+
+def check_dtype(dtype: str, device: torch.device) -> None:
+    if dtype == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError(
+            f"student.dtype bfloat16: {torch.cuda.get_device_name(device)} does not compute in it; use float32"
+        )
+
+
+def _result(trial: Trial) -> dict[str, Any] | None:
+    uri = storage.join(trial.dir, "result.json")
+    return storage.read_json(uri) if storage.exists(uri) else None
+
+
+def _log(run: Run, step: int, values: dict[str, float]) -> None:
+    if run.recorder:
+        run.recorder.metrics(step, values)
+
+
+def _after_step(run: Run, step: int, optimiser: torch.optim.Optimizer) -> None:
+    """Evaluate, then save, then report: whoever is stopped by the report has both on disk."""
+    training = run.experiment.training
+    last = step == training.steps
+    evaluates = step % training.eval_every_steps == 0 or last
+    if run.recorder and evaluates:
+        _evaluate(run, step)
+    if run.recorder and (step % training.checkpoint_every_steps == 0 or last):
+        save_checkpoint(storage.join(run.trial.dir, "checkpoints"), step, model=run.model, optimiser=optimiser)
+        run.recorder.flush()
+    if evaluates:
+        run.report(run.last or {"step": step})
+
+
+def _questions(run: Run, split: str) -> list[Question]:
+    return read_questions(run.trial.questions[split]) if split in run.trial.questions else []
+
+
+def _evaluate(run: Run, step: int) -> None:
+    """Score the validation questions and keep the row."""
+    experiment = run.experiment
+    most = experiment.evaluation.max_questions
+    questions = _questions(run, "validation")[:most]
+    values: dict[str, Any] = {"parameters": parameter_count(run.model)}
+    if questions:
+        settings = {"student": experiment.student, "evaluation": experiment.evaluation}
+        scores, _ = evaluate(run.model, run.tokenizer, questions=questions, **settings)
+        losses = validation_losses(
+            run.model,
+            open_features(run.trial.features, "validation"),
+            weights=run.weights,
+            training=experiment.training,
+            dtype=experiment.student.dtype,
+            max_rows=most,
+        )
+        values |= scores | losses
+    run.recorder.evaluation(step, values)
+    run.last = {"step": step, **values}
+
+
+def _finish(run: Run, result: dict[str, Any], times: dict[str, float]) -> dict[str, Any]:
+    """Score validation and test, write predictions, the model and, last, the result."""
+    trial, experiment = run.trial, run.experiment
+    if experiment.student.lora:
+        merge_lora(run.model)
+    result |= {"parameters": parameter_count(run.model), "device": _device_name(run.model)}
+    result["trained_tokens"] = trained_tokens(run.features, experiment.training, run.weights, seed=trial.seed)
+    meta = read_meta(trial.features)
+    result |= {f"truncated/{kind}": _share(meta, kind) for kind in ["input", *meta["plan"]["tasks"]]}
+    for split in ("validation", "test"):
+        if split == "validation" or trial.score_test:
+            result |= _score(run, split)
+    run.recorder.metrics(result["steps"], {name: value for name, value in result.items() if "/" in name})
+    run.recorder.flush()
+    card = records.model_card(experiment, seed=trial.seed, made_from=meta["plan"], result=result)
+    records.write_model(trial.dir, run.model, tokenizer_folder=trial.tokenizer, card=card)
+    result |= {"train_s": times["train_s"], "wall_s": round(time.time() - times["started"], 3)}
+    storage.write_json(storage.join(trial.dir, "result.json"), result)
+    return result
+
+
+def _score(run: Run, split: str) -> dict[str, float]:
+    """`eval/...` or `test/...` over all questions of a split; predictions to disk, some with the student's rationales."""
+    questions = _questions(run, split)
+    if not questions:
+        return {}
+    experiment = run.experiment
+    prefixes = {
+        teacher.name: teacher.task_prefix
+        for teacher in experiment.teachers
+        if experiment.loss.rationale_weights.get(teacher.name)
+    }
+    scores, predictions = evaluate(
+        run.model,
+        run.tokenizer,
+        questions=questions,
+        student=experiment.student,
+        evaluation=experiment.evaluation,
+        rationale_prefixes=prefixes,
+        rationale_questions=experiment.evaluation.student_rationales if split == "test" else 0,
+    )
+    records.write_predictions(run.trial.dir, split, predictions)
+    return (
+        scores
+        if split == "validation"
+        else {name.replace("eval/", "test/"): value for name, value in scores.items() if name.startswith("eval/")}
+    )
+
+
+def _share(meta: dict[str, Any], kind: str) -> float:
+    counts = meta["splits"]["train"]
+    return counts["truncated"][kind] / counts["total"][kind] if counts["total"][kind] else 0.0
+
+
+def _device_name(model: nn.Module) -> str:
+    device = next(model.parameters()).device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
