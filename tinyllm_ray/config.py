@@ -7,7 +7,6 @@ Out: schema.Experiment
 import difflib
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +14,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from tinyllm_ray.redact import redact
 from tinyllm_ray.schema import Choice, Experiment, Grid, LogUniform, Section, Uniform
 
 
@@ -109,8 +109,8 @@ def output_dir(experiment: Experiment) -> str:
 
 
 def public(experiment: Experiment) -> dict[str, Any]:
-    """The resolved config as it may be written down: values of keys that name a secret are blanked."""
-    return _blank_secrets(experiment.model_dump(mode="json"))
+    """The resolved config as it may be written down: secrets are blanked."""
+    return redact(experiment.model_dump(mode="json"))
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -125,19 +125,6 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[path] = value
     return flat
-
-
-def _blank_secrets(node: Any) -> Any:
-    if isinstance(node, list):
-        return [_blank_secrets(item) for item in node]
-    if isinstance(node, str):
-        return _CREDENTIALS.sub(r"\1***@", node)
-    if not isinstance(node, dict):
-        return node
-    return {
-        key: "***" if _SECRET_KEY.search(key) and isinstance(value, str) else _blank_secrets(value)
-        for key, value in node.items()
-    }
 
 
 def _fill_output_dir(experiment: Experiment) -> Experiment:
@@ -223,6 +210,4 @@ def _explain(error: dict[str, Any], raw: dict[str, Any]) -> str:
     return f"{key}: {given!r} was given; {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-_SECRET_KEY = re.compile(r"(?i)(^|[_-])(token|password|passwd|secret|credentials?|api_?key)$")
-_CREDENTIALS = re.compile(r"(://)[^/@\s]+@")
 _UNION_TAGS = {"Choice", "Grid", "Uniform", "LogUniform"}
