@@ -7,6 +7,7 @@ A question that failed and was tried again has several rows of one key: the one 
 import json
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -63,52 +64,62 @@ def read_manifest(folder: str) -> dict[str, Any]:
     try:
         return storage.read_json(storage.join(folder, "manifest.json"))
     except FileNotFoundError:
-        raise UserError(f"{folder} holds no manifest.json, so it is no rationale store; check the teacher's `store`") from None
+        raise UserError(
+            f"{folder} holds no manifest.json, so it is no rationale store; check teachers.*.store"
+        ) from None
 
 
 def append(folder: str, split: str, rows: list[Rationale]) -> str:
     """Write one part, named by its rows' keys, so that a repeated write of the same rows replaces itself."""
-    failed = sum(bool(row.failure) for row in rows)
-    name = digest([[row.key for row in rows], failed], 24)
+    name = digest([[row.key, bool(row.failure)] for row in rows], 24)
     uri = storage.join(folder, split, f"part-{name}.parquet")
     storage.write_table(uri, pa.Table.from_pylist([row.row() for row in rows], schema=SCHEMA))
     return uri
 
 
 def read(folder: str, split: str, columns: list[str] | None = None, *, failures: bool = False) -> pa.Table:
-    """All rows of a split, each key once, in order of writing; `failures=True` adds keys that only failed."""
+    """All rows of a split, each key once, by name of part; `failures=True` adds keys that only failed."""
     wanted = columns or SCHEMA.names
-    needed = list(dict.fromkeys([*wanted, "key", "failure"]))
-    parts = [storage.read_table(uri, needed) for uri in storage.list_files(storage.join(folder, split), ".parquet")]
-    if not parts:
-        return SCHEMA.empty_table().select(wanted)
-    table = pa.concat_tables(parts, promote_options="default")
-    good = _first_of_key(table.filter(pc.equal(table["failure"], "")))
+    table = _parts(folder, split, list(dict.fromkeys([*wanted, "key", "failure"])))
+    failed = pc.not_equal(table["failure"], "")
+    good = _first_of_key(table.filter(pc.invert(failed)))
     if failures:
-        bad = table.filter(pc.and_(pc.not_equal(table["failure"], ""), pc.invert(pc.is_in(table["key"], good["key"].combine_chunks()))))
-        good = pa.concat_tables([good, _first_of_key(bad)])
+        good_keys = pa.array(good["key"].to_pylist(), pa.string())
+        only_failed = pc.and_(failed, pc.invert(pc.is_in(table["key"], value_set=good_keys)))
+        good = pa.concat_tables([good, _first_of_key(table.filter(only_failed))])
     return good.select(wanted)
 
 
 def count_twice(folder: str, split: str) -> int:
     """Rows without a failure that are in the store more than once."""
-    parts = [storage.read_table(uri, ["key", "failure"]) for uri in storage.list_files(storage.join(folder, split), ".parquet")]
-    keys = [key for part in parts for key, failure in zip(part["key"].to_pylist(), part["failure"].to_pylist(), strict=True) if not failure]
-    return len(keys) - len(set(keys))
+    table = _parts(folder, split, ["key", "failure"])
+    keys = table.filter(pc.equal(table["failure"], ""))["key"]
+    return len(keys) - pc.count_distinct(keys).as_py()
 
 
 def content_digest(folder: str) -> str:
     """Digest of what a store holds: its manifest and the names of its parts, which follow from their keys."""
-    names = [uri.removeprefix(folder) for uri in storage.list_files(folder, ".parquet")]
+    names = [uri.removeprefix(folder.rstrip("/")) for uri in storage.list_files(folder, ".parquet")]
     return digest([read_manifest(folder), names])
 
 
+def _parts(folder: str, split: str, columns: list[str]) -> pa.Table:
+    empty = pa.schema([SCHEMA.field(name) for name in columns]).empty_table()
+    parts = [storage.read_table(uri, columns) for uri in storage.list_files(storage.join(folder, split), ".parquet")]
+    return pa.concat_tables([empty, *parts], promote_options="default")
+
+
 def _first_of_key(table: pa.Table) -> pa.Table:
-    position = pa.array(range(len(table)), pa.int64())
-    firsts = table.select(["key"]).append_column("position", position).group_by("key").aggregate([("position", "min")])
-    return table.take(pc.sort_indices(firsts["position_min"]).take(pa.array([], pa.int64())) if not len(table) else firsts["position_min"].combine_chunks().sort())
+    """A mask, not a `take`, which would gather more text than one Arrow array may hold."""
+    positions = pa.table({"key": table["key"], "position": np.arange(len(table))})
+    first = positions.group_by("key").aggregate([("position", "min")])["position_min"].to_numpy()
+    mask = np.zeros(len(table), dtype=bool)
+    mask[first] = True
+    return table.filter(pa.array(mask))
 
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    keys = [key for key in sorted(set(found) | set(wanted)) if found.get(key) != wanted.get(key)]
-    return "\n".join(f"  {key}: stored {json.dumps(found.get(key))}, configured {json.dumps(wanted.get(key))}" for key in keys)
+    changed = [key for key in sorted(set(found) | set(wanted)) if found.get(key) != wanted.get(key)]
+    return "\n".join(
+        f"  {key}: stored {json.dumps(found.get(key))}, configured {json.dumps(wanted.get(key))}" for key in changed
+    )
