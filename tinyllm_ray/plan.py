@@ -5,9 +5,11 @@ In: an Experiment. Out: lines for people, numbers for programs.
 
 from typing import Any
 
-from tinyllm_ray import cluster, storage
+from tinyllm_ray import storage
+from tinyllm_ray.capacity import check_capacity
 from tinyllm_ray.config import UserError, output_dir
 from tinyllm_ray.data import store
+from tinyllm_ray.data.prompts import build_prompt, choose_examples, load_template
 from tinyllm_ray.data.questions import QuestionFile, prepare_questions, read_questions
 from tinyllm_ray.methods import comparison
 from tinyllm_ray.schema import Experiment
@@ -27,18 +29,20 @@ def make_plan(experiment: Experiment) -> dict[str, Any]:
     lines += [f"methods x seeds: {trainings} trainings of {experiment.training.steps} steps"]
     if experiment.search.space:
         lines += [f"search: {experiment.search.num_samples} samples over {', '.join(experiment.search.space)}"]
-    lines += [*cluster.describe_pools(experiment), f"output: {output_dir(experiment)}"]
+    lines += [*check_capacity(experiment), f"output: {output_dir(experiment)}"]
     return {"questions": counts, "teachers": teachers, "trainings": trainings, "lines": lines}
 
 
 def prompt_of(experiment: Experiment, *, teacher: str, row: int) -> str:
     """The very prompt of one training question."""
-    from tinyllm_ray.teachers.pending import fitted_prompt
-
     questions = read_questions(_questions(experiment)["train"].path)
+    experiment.teacher(teacher)
     if not 0 <= row < len(questions):
         raise UserError(f"--row {row}: the training split has rows 0 to {len(questions) - 1}")
-    return fitted_prompt(experiment, experiment.teacher(teacher), questions[row], candidates=questions)
+    settings = experiment.prompts
+    examples = choose_examples(questions[row], candidates=questions, in_context=settings.in_context, seed=settings.seed)
+    template = load_template(settings.template)
+    return build_prompt(questions[row], template=template, examples=examples, teacher_forcing=settings.teacher_forcing)
 
 
 def _questions(experiment: Experiment) -> dict[str, QuestionFile]:
