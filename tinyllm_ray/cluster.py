@@ -152,18 +152,24 @@ def local_node(pools: Pools) -> dict[str, Any]:
 
 def check_output(output_dir: str, *, given: str | None) -> None:
     """Refuse an output folder that is lost with the job or cannot be written. `given` is `output.dir` as written."""
-    if in_job() and (given is None or not ("://" in given or Path(given).is_absolute())):
-        raise UserError(
-            f"output.dir is {given!r}, a relative path: in a submitted job the working directory is a temporary copy "
-            "that Ray deletes with the session, and all results with it; set output.dir to an absolute shared folder "
-            "or a cloud URI such as s3://bucket/folder"
-        )
+    if in_job():
+        refuse_relative(given)
     probe = storage.join(output_dir, f".probe-{uuid.uuid4().hex}")
     try:
         storage.write_bytes(probe, b"seen")
         storage.remove(probe)
     except OSError as error:
         raise UserError(f"output.dir {output_dir} cannot be written: {error}; choose another output.dir") from None
+
+
+def refuse_relative(given: str | None) -> None:
+    """A job's working directory goes with the job."""
+    if given is None or not ("://" in given or Path(given).is_absolute()):
+        raise UserError(
+            f"output.dir is {given!r}, not an absolute path: in a submitted job the working directory is a temporary "
+            "copy that Ray deletes with the session, and all results with it; set output.dir to an absolute shared "
+            "folder or a cloud URI such as s3://bucket/folder"
+        )
 
 
 def check_visible(output_dir: str) -> None:
