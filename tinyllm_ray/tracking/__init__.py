@@ -1,0 +1,17 @@
+"""MLflow as a view of the trials' files: a parent run per output folder, a child run per trial and seed.
+
+The only package that imports mlflow. server.py finds the store; tracker.py and uploads.py write to it while trainings
+run; champion.py logs and registers the winner; read.py reads all of it back for the report.
+"""
+
+import os
+
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+from tinyllm_ray.tracking.server import tracking_uri
+from tinyllm_ray.tracking.tracker import Tracker
+
+__all__ = ["Tracker", "tracking_uri"]

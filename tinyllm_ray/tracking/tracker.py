@@ -1,0 +1,184 @@
+"""The records of one output folder in MLflow, written while trainings run.
+
+In: trial folders to watch. Out: a parent run and its children. Training never waits for the server: one thread on the
+driver uploads what is new and tries again while the server is away; a killed or repeated run makes no second record.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mlflow.entities import Dataset, DatasetInput, Metric, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+from tinyllm_ray import storage
+from tinyllm_ray.config import UserError, digest, public
+from tinyllm_ray.redact import redact, redact_text
+from tinyllm_ray.schema import Experiment
+from tinyllm_ray.tracking.lineage import environment
+from tinyllm_ray.tracking.server import AWAY, connect, is_lasting, tracking_uri
+from tinyllm_ray.tracking.uploads import TrialUpload, advance, clean_tags, find_or_create, log_params
+
+
+class Tracker:
+    """Use as a context manager: the rest is uploaded at its end."""
+
+    def __init__(self, experiment: Experiment, *, output_dir: str, lineage: dict[str, str]):
+        self.settings = experiment.tracking
+        self.uri = tracking_uri(experiment, output_dir=output_dir)
+        self.client = connect(self.uri, timeout_s=self.settings.connect_timeout_s)
+        os.environ.pop("MLFLOW_RUN_ID", None)
+        self.experiment_id = self._experiment(self.settings.experiment or experiment.name, output_dir)
+        self.lineage = clean_tags(environment() | lineage | {"output.dir": output_dir})
+        self.parent_id = self._parent(experiment, output_dir)
+        self.uploads: dict[str, TrialUpload] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mlflow-upload", daemon=True)
+        self._monitor: SystemMetricsMonitor | None = None
+
+    def __enter__(self) -> "Tracker":
+        self.patiently(lambda: self.client.update_run(self.parent_id, status="RUNNING"))
+        if self.settings.system_metrics:
+            self._monitor = SystemMetricsMonitor(self.parent_id, resume_logging=True)
+            self._monitor.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, error_type: type | None, *_: object) -> None:
+        self._closing.set()
+        self._thread.join()
+        if self._monitor:
+            self._monitor.finish()
+        status = "FAILED" if error_type else "FINISHED"
+        deadline = time.monotonic() + self.settings.flush_timeout_s
+        while not self._sync() and time.monotonic() < deadline:
+            time.sleep(1)
+        self.patiently(lambda: self.client.set_terminated(self.parent_id, status), deadline=deadline)
+
+    def watch(self, key: str, *, folder: str, name: str, config: Experiment, seed: int, tags: dict[str, str]) -> None:
+        """Upload this trial's files from now on, as a child of the parent run."""
+        with self._lock:
+            self.uploads.setdefault(key, TrialUpload(key, folder, name, config, seed, tags))
+
+    def run_id(self, key: str) -> str | None:
+        return self.uploads[key].run_id if key in self.uploads else None
+
+    def finish(self, key: str) -> str | None:
+        """Upload the rest of one ended trial now; its run id, or None while the server is away."""
+        with self._lock:
+            upload = self.uploads[key]
+            self.patiently(lambda: self._advance(upload))
+        return upload.run_id
+
+    def summarise(self, metrics: dict[str, float], *, tags: dict[str, str], artifacts: list[Path]) -> None:
+        """Figures, tags and files of the whole pipeline, on the parent run."""
+        now = int(time.time() * 1000)
+        logged = [Metric(name, value, now, 0) for name, value in metrics.items()]
+        marks = [RunTag(key, value) for key, value in clean_tags(tags).items()]
+        self.patiently(lambda: self.client.log_batch(self.parent_id, metrics=logged, tags=marks))
+        for path in artifacts:
+            self.patiently(lambda path=path: self.client.log_artifact(self.parent_id, str(path)))
+
+    def log_generation(self, reports: dict[str, dict]) -> None:
+        """What the teachers did in this run; one file for each run that made something, so that none is lost."""
+        if any(report["generated"] for report in reports.values()):
+            name = f"generation/{digest(reports)}.json"
+            self.patiently(lambda: self.client.log_dict(self.parent_id, redact(reports), name))
+
+    def log_questions(self, files: dict[str, tuple[str, str, int]], *, name: str) -> None:
+        """Dataset inputs of the parent run: split -> (path, digest, rows)."""
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    f"{name}-{split}",
+                    found_digest,
+                    "local",
+                    json.dumps({"uri": redact_text(path)}),
+                    profile=json.dumps({"rows": rows}),
+                )
+            )
+            for split, (path, found_digest, rows) in files.items()
+        ]
+        self.patiently(lambda: self.client.log_inputs(self.parent_id, inputs))
+
+    def patiently(self, action: Callable[[], object], *, deadline: float | None = None) -> bool:
+        """Try until the server is back, `flush_timeout_s` at most; says what is missing rather than stopping a run."""
+        deadline = deadline or time.monotonic() + self.settings.flush_timeout_s
+        while True:
+            try:
+                action()
+                return True
+            except AWAY as error:
+                if is_lasting(error) or time.monotonic() > deadline:
+                    self._complain(error)
+                    return False
+            time.sleep(1)
+
+    def _complain(self, error: Exception) -> None:
+        print(
+            f"MLflow at {self.uri} did not take everything ({redact_text(str(error))[:300]}); what is missing is "
+            "uploaded by the next run with this output.dir",
+            file=sys.stderr,
+        )
+
+    def _experiment(self, name: str, output_dir: str) -> str:
+        """The id of the experiment, made where there is none."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            local = self.uri.startswith("sqlite:")
+            artifacts = storage.join(output_dir, "mlflow", "artifacts") if local else None
+            try:
+                kind = {"mlflow.experimentKind": "custom_model_development"}
+                return self.client.create_experiment(name, artifacts, kind)
+            except MlflowException:
+                found = self.client.get_experiment_by_name(name)  # another process was first
+                if found is None:
+                    raise
+        if found.lifecycle_stage != "active":
+            raise UserError(
+                f"the MLflow experiment {name!r} at {self.uri} was deleted; restore it there, or set "
+                "tracking.experiment to another name"
+            )
+        return found.experiment_id
+
+    def _parent(self, experiment: Experiment, output_dir: str) -> str:
+        key = f"parent:{digest(output_dir)}"
+        run: Run = find_or_create(
+            self.client, key, experiment_id=self.experiment_id, name=experiment.name, tags=self.lineage
+        )
+        run_id, config = run.info.run_id, public(experiment)
+        changed = log_params(self.client, run, config)
+        tags = self.lineage | clean_tags({f"changed.{name}": value for name, value in changed.items()})
+        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        self.client.log_dict(run_id, config, "config.yaml")
+        return run_id
+
+    def _run(self) -> None:
+        while not self._closing.wait(self.settings.sync_every_s):
+            self._sync()
+
+    def _sync(self) -> bool:
+        """Upload what is new; False where the server was away for some of it."""
+        with self._lock:
+            return all([self._try(upload) for upload in self.uploads.values() if not upload.done])
+
+    def _try(self, upload: TrialUpload) -> bool:
+        try:
+            self._advance(upload)
+        except AWAY as error:
+            if is_lasting(error):
+                self._complain(error)
+                upload.done = True
+                return True
+            return False
+        return True
+
+    def _advance(self, upload: TrialUpload) -> None:
+        tags = self.lineage | {"mlflow.parentRunId": self.parent_id}
+        advance(self.client, upload, experiment_id=self.experiment_id, tags=tags)
