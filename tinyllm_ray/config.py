@@ -144,13 +144,13 @@ def _fill_output_dir(experiment: Experiment) -> Experiment:
 def _set_path(node: Any, path: list[str], value: Any, done: tuple[str, ...] = ()) -> None:
     head, rest = path[0], path[1:]
     if isinstance(node, list):
-        for item in _list_items(node, head, done):
-            named = isinstance(item, dict) and item.get("name") == head
-            _set_path(item, rest if named or head.isdigit() else path, value, (*done, head))
+        items, rest = _list_items(node, path, done)
+        for item in items:
+            _set_path(item, rest, value, done if rest == path else (*done, head))
         return
     if not isinstance(node, dict):
         raise UserError(f"{'.'.join((*done, *path))}: {'.'.join(done)} is a single value and has no keys below it")
-    if not rest or (done[-1:] == ("rationale_weights",) and rest):
+    if not rest or ".".join(done) in _NAMES_WITH_DOTS:
         node[".".join(path)] = value
         return
     if node.get(head) is None:
@@ -158,17 +158,22 @@ def _set_path(node: Any, path: list[str], value: Any, done: tuple[str, ...] = ()
     _set_path(node[head], rest, value, (*done, head))
 
 
-def _list_items(items: list[Any], head: str, done: tuple[str, ...]) -> list[Any]:
-    """`teachers.<name>.key` and `teachers.0.key` mean one item, `teachers.key` all of them."""
-    named = [item for item in items if isinstance(item, dict) and item.get("name") == head]
-    if named:
-        return named
-    if head.isdigit() and int(head) < len(items):
-        return [items[int(head)]]
-    if head in _fields_at(done):
-        return items
-    names = [item.get("name") for item in items if isinstance(item, dict)]
-    raise UserError(f"{'.'.join((*done, head))}: no entry of {'.'.join(done)} is named {head!r}; there is {names}")
+def _list_items(items: list[Any], path: list[str], done: tuple[str, ...]) -> tuple[list[Any], list[str]]:
+    """`teachers.<name>.key` and `teachers.0.key` mean one item, `teachers.key` all of them; with the path below it."""
+    above, names = ".".join(done), [item["name"] for item in items if isinstance(item, dict) and "name" in item]
+    for item in items:
+        parts = str(item["name"]).split(".") if isinstance(item, dict) and "name" in item else []
+        if parts and path[: len(parts)] == parts and path[len(parts) :]:
+            return [item], path[len(parts) :]
+    if path[0].isdigit() and int(path[0]) < len(items) and path[1:]:
+        return [items[int(path[0])]], path[1:]
+    if path[0] in _fields_at(done):
+        return items, path
+    if ".".join(path) in [*names, *map(str, range(len(items)))]:
+        raise UserError(
+            f"{above}.{'.'.join(path)}: name a key below it, such as {above}.{path[0]}.{_fields_at(done)[1]}"
+        )
+    raise UserError(f"{above}.{path[0]}: no entry of {above} is named {path[0]!r}; there is {names}")
 
 
 def _fields_at(path: Iterable[Any]) -> list[str]:
@@ -211,3 +216,4 @@ def _explain(error: dict[str, Any], raw: dict[str, Any]) -> str:
 
 
 _UNION_TAGS = {"Choice", "Grid", "Uniform", "LogUniform"}
+_NAMES_WITH_DOTS = {"loss.rationale_weights", "search.space", "pools.teacher.labels", "pools.student.labels"}

@@ -1,0 +1,183 @@
+from pathlib import Path
+
+import pytest
+
+from tinyllm_ray.config import UserError, digest, load_experiment, output_dir, with_overrides
+from tinyllm_ray.schema import Experiment
+
+BASE = """
+name: toy
+dataset: {name: toy, path: data}
+teachers:
+  - {name: owl, model: a/owl}
+  - {name: fox, model: a/fox}
+student: {model: a/student}
+"""
+
+
+def load(tmp_path: Path, *overrides: str, text: str = BASE) -> Experiment:
+    path = tmp_path / "toy.yaml"
+    path.write_text(text)
+    return load_experiment(path, overrides)
+
+
+def test_defaults_come_from_the_schema(tmp_path: Path) -> None:
+    experiment = load(tmp_path)
+    assert (experiment.loss.label_weight, experiment.training.learning_rate) == (1.0, 5e-5)
+    assert experiment.pools.teacher.resource == "teacher_pool"
+    assert experiment.prompts.in_context.examples == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.lable_weight=1", r"loss\.lable_weight: unknown key; did you mean loss\.label_weight\?"),
+        ("traning.steps=1", r"traning: unknown key; did you mean training\?"),
+        ("teachers.owl.modle=x", r"teachers.*modle: unknown key; did you mean teachers.*model\?"),
+        ("teachers.owl.sampling.max_token=5", r"max_token: unknown key; did you mean .*max_tokens\?"),
+        ("search.scheduler=ashaa", r"search\.scheduler: 'ashaa' was given.*'asha'"),
+        ("training.steps=many", r"training\.steps: 'many' was given"),
+        ("training.learning_rate=0", r"training\.learning_rate: 0 was given; input should be greater than 0"),
+        ("training.batch_size=0", r"training\.batch_size: 0 was given"),
+        ("student.dtype=float16", r"float16 overflows .*use bfloat16 or float32"),
+        ("loss.rationale_weights.bear=1", r"no teacher is named 'bear'; the teachers are \['owl', 'fox'\]"),
+        ("loss.rationale_weights.owl=-1", r"must be numbers of at least 0"),
+        ("loss.rationale_weights.owl=.nan", r"must be numbers of at least 0"),
+        ("loss.label_weight=0", r"all weights are zero"),
+        ("teachers.bear.model=x", r"no entry of teachers is named 'bear'; there is \['owl', 'fox'\]"),
+        ("name=../up", r"name: '\.\./up' was given"),
+        ("teachers.owl=x", r"teachers\.owl: name a key below it, such as teachers\.owl\.model"),
+        ("teachers.0=x", r"teachers\.0: name a key below it"),
+        ("teachers.owl.sampling.seed.deep=x", r"sampling\.seed: 'dict' was given"),
+        ("name.deep.er=1", r"name is a single value"),
+        ("teachers.owl.samples_per_question=3", r"samples_per_question is 3 and temperature 0"),
+        ("teachers.owl.kind=endpoint", r"is of kind endpoint; give `endpoint.url`"),
+        ("teachers.owl.model=null", r"neither `model` nor `store`"),
+        ("seeds=[]", r"seeds"),
+        ("no_equals_sign", r"not of the form key\.path=value"),
+        ("seeds=[1", r"override 'seeds=\[1': the value is not valid YAML"),
+    ],
+)
+def test_a_mistake_names_the_key_and_what_is_allowed(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, override)
+
+
+def test_overrides_set_values_of_every_kind(tmp_path: Path) -> None:
+    experiment = load(
+        tmp_path,
+        "loss.label_weight=0.5",
+        "loss.rationale_weights.owl=2",
+        "seeds=[1, 2]",
+        "student.lora={rank: 4}",
+        "output.dir=/somewhere=else",
+        "student.from_scratch.small.width=32",
+        "search.space.loss.label_weight={choice: [1, 2]}",
+        "teachers.owl.sampling.seed=3",
+    )
+    assert experiment.student.from_scratch["small"].width == 32
+    assert list(experiment.search.space) == ["loss.label_weight"]
+    assert (experiment.loss.label_weight, experiment.loss.rationale_weights) == (0.5, {"owl": 2.0})
+    assert (experiment.seeds, experiment.output.dir) == ([1, 2], "/somewhere=else")
+    assert experiment.student.lora is not None
+    assert experiment.student.lora.rank == 4
+
+
+def test_teachers_are_meant_by_name_by_place_or_all_at_once(tmp_path: Path) -> None:
+    overrides = ["teachers.fox.sampling.max_tokens=9", "teachers.0.store=/s", "teachers.batch_size=7"]
+    experiment = load(tmp_path, *overrides)
+    owl, fox = experiment.teachers
+    assert (owl.sampling.max_tokens, fox.sampling.max_tokens) == (128, 9)
+    assert (owl.store, fox.store) == ("/s", None)
+    assert (owl.batch_size, fox.batch_size) == (7, 7)
+    assert experiment.teacher("fox") == fox
+
+
+def test_a_teacher_may_carry_the_name_of_a_key_or_a_dot(tmp_path: Path) -> None:
+    text = BASE.replace("name: owl", "name: llama-2.7b")
+    experiment = load(tmp_path, "loss.rationale_weights.llama-2.7b=3", text=text)
+    assert experiment.loss.rationale_weights == {"llama-2.7b": 3.0}
+    again = with_overrides(experiment, {"loss.rationale_weights.llama-2.7b": 0.5})
+    assert again.loss.rationale_weights == {"llama-2.7b": 0.5}
+    assert load(tmp_path, "teachers.llama-2.7b.batch_size=3", text=text).teachers[0].batch_size == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: fox", "name: owl", r"two teachers are named 'owl'"),
+        ("name: fox", "name: label", r"the name 'label' is taken"),
+        ("student: {model: a/student}", "", r"student: missing"),
+        ("name: toy\n", "name: [1\n", r"not valid YAML"),
+    ],
+)
+def test_a_broken_file_is_one_clear_message(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, text=BASE.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just text", "", "7"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match="an experiment is a mapping"):
+        load(tmp_path, text=text)
+
+
+def test_yaml_cannot_execute(tmp_path: Path) -> None:
+    planted = tmp_path / "planted"
+    code = f"!!python/object/apply:os.system ['touch {planted}']"
+    with pytest.raises(UserError, match="not valid YAML"):
+        load(tmp_path, text=BASE + f"seeds: {code}\n")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load(tmp_path, f"seeds={code}")
+    assert not planted.exists()
+
+
+def test_a_missing_file_names_the_ones_that_are_there(tmp_path: Path) -> None:
+    load(tmp_path)
+    with pytest.raises(UserError, match=r"there is no experiment file .*tory\.yaml; there is: .*toy\.yaml"):
+        load_experiment(tmp_path / "tory.yaml")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_experiment(tmp_path)
+    (tmp_path / "bytes.yaml").write_bytes(b"name: \xff\n")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_experiment(tmp_path / "bytes.yaml")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("loss.lable_weight: {choice: [1]}", r"search\.space: loss\.lable_weight: .*did you mean loss\.label_weight"),
+        ("loss.rationale_weights.bear: {grid: [1]}", r"search\.space: .*no teacher is named 'bear'"),
+        ("training.steps: {choice: [10, -1]}", r"search\.space: training\.steps: .*-1 was given"),
+        ("training.learning_rate: {loguniform: [0, 1]}", r"search\.space.*loguniform"),
+        ("training.steps: {choice: []}", r"search\.space\.training\.steps"),
+        ("training.steps: {chose: [1]}", r"search\.space\.training\.steps"),
+    ],
+)
+def test_a_search_path_that_cannot_be_is_refused_at_load(tmp_path: Path, entry: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, text=BASE + f"search:\n  space:\n    {entry}\n")
+
+
+def test_credentials_in_an_endpoints_url_are_refused_and_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds credentials") as error:
+        load(tmp_path, "teachers.owl.endpoint={url: 'http://me:hunter2@host/v1'}")
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_resolved_experiment_loads_to_the_same(tmp_path: Path) -> None:
+    experiment = load(tmp_path, "loss.rationale_weights.owl=2")
+    assert with_overrides(experiment, {}) == experiment
+    assert digest(experiment.model_dump(mode="json")) == digest(with_overrides(experiment, {}).model_dump(mode="json"))
+
+
+def test_the_digest_ignores_the_order_of_keys() -> None:
+    assert digest({"a": 1, "b": "é"}) == digest({"b": "é", "a": 1})
+    assert digest({"a": 1}) != digest({"a": "1"})
+    assert len(digest({}, 24)) == 24
+
+
+def test_output_lies_below_the_working_folder_or_where_it_is_told(tmp_path: Path) -> None:
+    assert output_dir(load(tmp_path)) == str(Path("outputs/toy").resolve())
+    assert output_dir(load(tmp_path, "output.dir=s3://bucket/toy")) == "s3://bucket/toy"
+    assert output_dir(load(tmp_path, "output.dir=~/toy")) == str(Path("~/toy").expanduser())
