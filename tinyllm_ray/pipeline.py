@@ -66,7 +66,7 @@ class Pipeline:
         variant = experiment.training.method.replace(":", "_")
         with self._tracker() as tracker:
             plans = [Planned(variant, experiment, seed, score_test=True) for seed in experiment.seeds]
-            ends = [run_on_pool(plan, self._inputs(), tracker=tracker) for plan in plans]
+            ends = [run_on_pool(plan, self.inputs(), tracker=tracker) for plan in plans]
         return {"trials": [end for _, end in ends], "models": [storage.join(trial.dir, "model") for trial, _ in ends]}
 
     def tune(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Pipeline:
         from tinyllm_ray.search import run_search
 
         with self._tracker() as tracker:
-            ends = run_search(self.experiment, self._inputs(), tracker=tracker)
+            ends = run_search(self.experiment, self.inputs(), tracker=tracker)
             if not ends:
                 raise UserError(
                     "no trial of the search reached an evaluation; see the failed runs' tracebacks in MLflow"
@@ -137,7 +137,7 @@ class Pipeline:
             )
         return stores
 
-    def _inputs(self) -> Any:
+    def inputs(self) -> Any:
         from tinyllm_ray.trials import Inputs
 
         return Inputs(self.dir, self.questions, self._stores())
@@ -162,7 +162,7 @@ class Pipeline:
         seeds = self.experiment.seeds
         plans = [Planned(name, variant, seed, score_test=True) for name, variant in variants.items() for seed in seeds]
         with self._tracker() as tracker:
-            results = run_planned(plans, self._inputs(), tracker=tracker, title=title)
+            results = run_planned(plans, self.inputs(), tracker=tracker, title=title)
         methods: dict[str, Any] = {}
         for name in variants:
             per_seed = {
@@ -182,7 +182,7 @@ class Pipeline:
         winner = apply_sample(self.experiment, best["overrides"])
         seeds = self.experiment.search.final_seeds
         plans = [Planned("final", winner, seed, score_test=True) for seed in seeds]
-        ends = [run_on_pool(plan, self._inputs(), tracker=tracker) for plan in plans]
+        ends = [run_on_pool(plan, self.inputs(), tracker=tracker) for plan in plans]
         scores = {str(plan.seed): end["test/accuracy"] for plan, (_, end) in zip(plans, ends, strict=True)}
         trial, end = max(ends, key=lambda pair: pair[1]["eval/accuracy"])
         champion = {"model": storage.join(trial.dir, "model"), "key": trial.key}

@@ -1,0 +1,106 @@
+"""What a search costs beside its training: start-up per trial, ASHA's share of the steps, and what that share loses.
+
+    python experiments/benchmarks/search_cost.py --json
+
+Eight trials of the miniature in full and the same eight under ASHA, in one run and from the same stores. A trial's
+overhead is the time that the student pool's workers were held, less the time inside training loops, by trial.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from importlib.metadata import version
+from typing import Any
+
+from tinyllm_ray import cluster, storage
+from tinyllm_ray.config import load_experiment, with_overrides
+from tinyllm_ray.pipeline import Pipeline
+from tinyllm_ray.schema import Experiment
+from tinyllm_ray.search import run_search
+from tinyllm_ray.tracking import Tracker
+
+SPACE = {
+    "loss.label_weight": {"uniform": [0.5, 2.0]},
+    "training.learning_rate": {"loguniform": [3e-4, 1e-2]},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--experiment", default="experiments/miniature.yaml")
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--output", default=None, help="folder with stores to start from; default: a new one")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    experiment = benchmark_experiment(arguments)
+    pipeline = Pipeline(experiment)
+    pipeline.generate()
+    generated_before = rows_generated(pipeline)
+    full = measure(pipeline, experiment, "none")
+    asha = measure(pipeline, experiment, "asha")
+    pipeline.generate()
+    result = {
+        "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+        "versions": {name: version(name) for name in ("ray", "torch", "transformers", "mlflow")},
+        "trials": arguments.trials,
+        "steps": arguments.steps,
+        "trial_overhead_s": overhead_s(full, experiment),
+        "asha_step_share": asha["steps"] / full["steps"],
+        "winner_gap_points": 100 * (full["best"] - asha["best"]),
+        "teacher_rows_generated": rows_generated(pipeline),
+        "teacher_rows_generated_before": generated_before,
+        "full": full,
+        "asha": asha,
+    }
+    print(json.dumps(result))
+
+
+def benchmark_experiment(arguments: argparse.Namespace) -> Experiment:
+    steps = arguments.steps
+    changes = {
+        "output.dir": arguments.output or tempfile.mkdtemp(prefix="search-cost-"),
+        "training.steps": steps,
+        "training.eval_every_steps": steps // 8,
+        "training.checkpoint_every_steps": steps // 8,
+        "search.space": SPACE,
+        "search.num_samples": arguments.trials,
+        "search.grace_steps": steps // 8,
+        "search.searcher": "random",
+    }
+    return load_experiment(arguments.experiment, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+
+
+def rows_generated(pipeline: Pipeline) -> int:
+    return sum(report["generated"] for report in pipeline.generated.values())
+
+
+def measure(pipeline: Pipeline, experiment: Experiment, scheduler: str) -> dict[str, Any]:
+    """One search from no trial at all; the two differ in nothing but the scheduler."""
+    storage.remove_folder(storage.join(pipeline.dir, "trials"))
+    searched = with_overrides(experiment, {"search.scheduler": scheduler})
+    with Tracker(searched, output_dir=pipeline.dir, lineage={}) as tracker:
+        started = time.monotonic()
+        ends = run_search(searched, pipeline.inputs(), tracker=tracker)
+        wall_s = time.monotonic() - started
+    return {
+        "wall_s": wall_s,
+        "steps": sum(end["steps"] for end in ends),
+        "best": max(end["eval/accuracy"] for end in ends),
+        "training_s": [end["train_s"] for end in ends if "train_s" in end],
+        "by_trial": [[end["steps"], end["eval/accuracy"]] for end in ends],
+    }
+
+
+def overhead_s(full: dict[str, Any], experiment: Experiment) -> float:
+    """Worker seconds held by the search, less those inside training loops, by trial."""
+    at_once = cluster.concurrent_trials(experiment.pools.student, experiment.search.ranks_per_trial)
+    trials = len(full["training_s"])
+    return (full["wall_s"] * min(at_once, trials) - sum(full["training_s"])) / trials
+
+
+if __name__ == "__main__":
+    main()
