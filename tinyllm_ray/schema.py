@@ -102,6 +102,9 @@ class Teacher(Section):
     model: str | None = Field(None, description="hub id or folder; null only with `store`")
     revision: str | None = Field(None, description="hub revision")
     kind: Literal["auto", "vllm", "seq2seq", "endpoint"] = Field("auto", description="auto reads the model's config")
+    adapter: str | None = Field(
+        None, description="folder of a LoRA adapter for the model (engines in_process and seq2seq)"
+    )
     engine: Literal["auto", "in_process", "ray_data_llm"] = Field(
         "auto", description="vLLM engine; auto: in_process on CPU, ray_data_llm on GPU"
     )

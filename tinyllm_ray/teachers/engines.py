@@ -1,0 +1,97 @@
+"""Which engine a teacher gets, and the Ray Data pass through it: prompt files in, batches with outcomes out."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from tinyllm_ray import storage
+from tinyllm_ray.config import UserError
+from tinyllm_ray.schema import Pool, Prompts, Teacher
+from tinyllm_ray.teachers import endpoint, ray_data_llm, seq2seq, vllm
+from tinyllm_ray.teachers.kinds import context_limit, find_kind, model_path, read_config
+
+Encode = Callable[[list[str]], list[list[int]]]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How one teacher's prompts are encoded, checked and run."""
+
+    teacher: Teacher
+    kind: str  # vllm, seq2seq or endpoint
+    encode: Encode | None  # None: the server tokenises
+    prompt_limit: int  # tokens
+    start: Callable[[ray.data.Dataset, int], ray.data.Dataset]
+
+    def check(self) -> None:
+        """Raise UserError where the teacher cannot be reached; called before its engine starts."""
+        if self.kind == "endpoint":
+            endpoint.check(self.teacher)
+
+    def run(self, files: Sequence[str], *, longest_prompt: int) -> Iterator[pa.Table]:
+        """Batches with outcomes, as they come."""
+        names = ray.data.from_items([{"file": uri} for uri in files], override_num_blocks=len(files))
+        dataset = self.start(names, longest_prompt)
+        dataset.context.enable_progress_bars = False
+        dataset.context.print_on_execution_start = False
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def choose_engine(teacher: Teacher, *, pool: Pool, prompts: Prompts, output_dir: str) -> Engine:
+    """Nothing heavy happens here: the tokenizer is loaded with the first prompt, the model in the actors."""
+    kind = find_kind(teacher)
+    log_file = storage.join(output_dir, "logs", f"{teacher.name}.log") if storage.is_local(output_dir) else None
+    if kind == "endpoint":
+        run = functools.partial(endpoint.run, teacher=teacher, chat_template=prompts.chat_template, log_file=log_file)
+        return Engine(teacher, kind, None, 0, lambda names, longest: run(names))
+    path, limit = model_path(teacher), context_limit(teacher, read_config(teacher), kind=kind)
+    encode = _lazy_encoder(teacher, path, prompts.chat_template)
+    if kind == "seq2seq":
+        run = functools.partial(seq2seq.run, teacher=teacher, pool=pool, model_path=path, log_file=log_file)
+        return Engine(teacher, kind, encode, limit, lambda names, longest: run(names))
+    new_tokens = teacher.sampling.max_tokens
+    if new_tokens >= limit:
+        raise UserError(
+            f"teachers.{teacher.name}.sampling.max_tokens={new_tokens} leaves no room for a prompt: the model takes "
+            f"{limit} tokens in all; set it lower"
+        )
+    in_process = teacher.engine == "in_process" or (teacher.engine == "auto" and not pool.gpus_per_worker)
+    run = functools.partial(
+        vllm.run if in_process else ray_data_llm.run, teacher=teacher, pool=pool, model_path=path, log_file=log_file
+    )
+    # The engine reserves memory for the longest sequence there can be, so it is told the longest there is.
+    return Engine(
+        teacher,
+        kind,
+        encode,
+        limit - new_tokens,
+        lambda names, longest: run(names, max_model_len=longest + new_tokens),
+    )
+
+
+def _lazy_encoder(teacher: Teacher, path: str, chat_template: str) -> Encode:
+    @functools.cache
+    def tokenizer() -> Any:
+        from transformers import AutoTokenizer
+
+        loaded = AutoTokenizer.from_pretrained(
+            path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
+        )
+        if chat_template == "on" and not loaded.chat_template:
+            raise UserError(
+                f"prompts.chat_template is on, but teacher {teacher.name}'s tokenizer has none; set it to auto or off"
+            )
+        return loaded
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        if chat_template == "off" or not tokenizer().chat_template:
+            return tokenizer()(texts)["input_ids"]
+        messages = [[{"role": "user", "content": text}] for text in texts]
+        wrapped = tokenizer().apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return tokenizer()(wrapped, add_special_tokens=False)["input_ids"]
+
+    return encode

@@ -1,0 +1,240 @@
+"""What is left to do: question files and stores in, prompt rows (teachers/batches.py) as small Parquet files out.
+
+Questions stream through in batches, so memory does not grow with their number. A prompt that is over the model's
+length loses its in-context examples one by one, never its question; one that is still too long fails here, before any
+engine starts.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from tinyllm_ray import storage
+from tinyllm_ray.config import UserError, digest
+from tinyllm_ray.data import store
+from tinyllm_ray.data.prompts import build_prompt, choose_examples, example_set, load_template
+from tinyllm_ray.data.questions import QuestionFile, iterate_questions
+from tinyllm_ray.rows import Question, Rationale
+from tinyllm_ray.schema import Prompts, Teacher
+from tinyllm_ray.teachers.batches import PROMPTS
+from tinyllm_ray.teachers.engines import Engine
+
+READ_ROWS = 2048
+MAX_CANDIDATES = 20_000  # in-context examples are drawn from the first so many training questions, held in memory
+
+
+@dataclass(frozen=True)
+class Target:
+    """One split of one store, and the questions that it is to hold rows for."""
+
+    split: str
+    folder: str
+    answers: bool  # the teacher's own answers, else rationales
+    settings: str  # digest of the store's manifest
+    teacher_forcing: bool
+    questions: QuestionFile
+
+
+@dataclass
+class Pending:
+    """Where the prompts to run are, and what was found on the way."""
+
+    files: list[str] = field(default_factory=list)
+    rows: int = 0
+    wanted: int = 0
+    found: int = 0
+    shortened: int = 0  # prompts that lost in-context examples
+    longest_prompt: int = 0  # tokens
+    failed: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Todo:
+    key: str
+    sample: int
+    question: Question
+    examples: list[Question]
+
+
+def write_pending(
+    targets: Sequence[Target],
+    *,
+    folder: str,
+    teacher: Teacher,
+    prompts: Prompts,
+    candidates: Sequence[Question],
+    engine: Engine,
+) -> Pending:
+    """Write the prompts of all rows that the stores lack; record the ones that are too long as failed."""
+    storage.remove_folder(folder)
+    pending = Pending()
+    template = load_template(prompts.template)
+    writer = _Writer(folder, rows_per_file=teacher.batch_size)
+    for number, target in enumerate(targets):
+        for todo in _missing(target, teacher=teacher, prompts=prompts, candidates=candidates, pending=pending):
+            rows, too_long = _fit(
+                todo,
+                template=template,
+                teacher_forcing=target.teacher_forcing,
+                engine=engine,
+            )
+            _record_too_long(target, too_long, pending=pending, limit=engine.prompt_limit)
+            for row in rows:
+                pending.shortened += row["dropped_examples"] > 0
+                pending.longest_prompt = max(pending.longest_prompt, len(row["prompt_ids"]))
+                row |= {"target": number, "seed": _seed(teacher.sampling.seed, row["key"])}
+                pool = prompts.in_context.pool
+                group = 0 if pool is None else example_set(row["question_id"], pool=pool, seed=prompts.seed)
+                writer.add((number, group), row)
+    pending.files, pending.rows = writer.close()
+    return pending
+
+
+def read_candidates(questions: dict[str, QuestionFile], *, examples: int) -> list[Question]:
+    """The training questions that in-context examples are drawn from."""
+    if not examples:
+        return []
+    if "train" not in questions:
+        raise UserError(
+            "in-context examples come from the training split, which is missing; set prompts.in_context.examples=0"
+        )
+    found: list[Question] = []
+    for batch in iterate_questions(questions["train"].path, READ_ROWS):
+        found.extend(batch)
+        if len(found) >= MAX_CANDIDATES:
+            break
+    return found[:MAX_CANDIDATES]
+
+
+def rewrite(files: Sequence[str], keys: Collection[str], *, folder: str, rows_per_file: int) -> list[str]:
+    """The prompts of some keys only, for another try."""
+    writer = _Writer(folder, rows_per_file=rows_per_file)
+    for uri in files:
+        for row in storage.read_table(uri).to_pylist():
+            if row["key"] in keys:
+                writer.add((row["target"], 0), row)
+    return writer.close()[0]
+
+
+def _missing(
+    target: Target, *, teacher: Teacher, prompts: Prompts, candidates: Sequence[Question], pending: Pending
+) -> Iterator[list[_Todo]]:
+    """Batches of what the target's store has no rationale for."""
+    there = set(store.read(target.folder, target.split, ["key"])["key"].to_pylist())
+    for questions in iterate_questions(target.questions.path, READ_ROWS):
+        todo = []
+        for question in questions:
+            examples = None
+            for sample in range(teacher.samples_per_question):
+                key = store.row_key(question, sample, settings=target.settings, teacher_forcing=target.teacher_forcing)
+                pending.wanted += 1
+                if key in there:
+                    pending.found += 1
+                    continue
+                if examples is None:
+                    examples = choose_examples(
+                        question, candidates=candidates, in_context=prompts.in_context, seed=prompts.seed
+                    )
+                todo.append(_Todo(key, sample, question, examples))
+        if todo:
+            yield todo
+
+
+def _fit(
+    todo: Sequence[_Todo], *, template: str, teacher_forcing: bool, engine: Engine
+) -> tuple[list[dict[str, Any]], list[tuple[_Todo, int]]]:
+    """Prompt rows in the order of `todo`, and what is too long without any example, with its length."""
+    fitted: dict[str, dict[str, Any]] = {}
+    too_long: list[tuple[_Todo, int]] = []
+    dropped, left = 0, list(todo)
+    while left:
+        texts = [
+            build_prompt(
+                t.question,
+                template=template,
+                examples=t.examples[: max(len(t.examples) - dropped, 0)],
+                teacher_forcing=teacher_forcing,
+            )
+            for t in left
+        ]
+        ids = engine.encode(texts) if engine.encode else [[] for _ in texts]
+        over = []
+        for t, text, tokens in zip(left, texts, ids, strict=True):
+            if len(tokens) <= engine.prompt_limit:
+                fitted[t.key] = _row(t, text, tokens, dropped)
+            elif dropped < len(t.examples):
+                over.append(t)
+            else:
+                too_long.append((t, len(tokens)))
+        dropped, left = dropped + 1, over
+    return [fitted[t.key] for t in todo if t.key in fitted], too_long
+
+
+def _row(todo: _Todo, prompt: str, prompt_ids: list[int], dropped: int) -> dict[str, Any]:
+    return {
+        "key": todo.key,
+        "sample": todo.sample,
+        **todo.question.row(),
+        "dropped_examples": dropped,
+        "prompt": prompt,
+        "prompt_ids": prompt_ids,
+    }
+
+
+def _record_too_long(target: Target, rows: Sequence[tuple[_Todo, int]], *, pending: Pending, limit: int) -> None:
+    failures = [
+        Rationale(
+            key=todo.key,
+            question_id=todo.question.question_id,
+            sample=todo.sample,
+            rationale="",
+            predicted_answer="",
+            finish_reason="failed",
+            failure=f"prompt too long: {tokens} tokens without in-context examples, the model takes {limit}",
+            dropped_examples=len(todo.examples),
+            input_tokens=tokens,
+            output_tokens=0,
+        )
+        for todo, tokens in rows
+    ]
+    if failures:
+        store.append(target.folder, target.split, failures)
+        pending.failed["prompt too long"] += len(failures)
+
+
+def _seed(seed: int, key: str) -> int:
+    """Each row its own random numbers, the same ones in every run."""
+    return int(hashlib.blake2b(digest([seed, key]).encode(), digest_size=4).hexdigest(), 16) >> 1
+
+
+class _Writer:
+    """Rows of one group (target, example set) lie together, in files of one engine batch each."""
+
+    def __init__(self, folder: str, *, rows_per_file: int) -> None:
+        self._folder = folder
+        self._rows_per_file = rows_per_file
+        self._groups: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        self._files: list[str] = []
+        self._rows = 0
+
+    def add(self, group: tuple[int, int], row: dict[str, Any]) -> None:
+        rows = self._groups.setdefault(group, [])
+        rows.append(row)
+        self._rows += 1
+        if len(rows) == self._rows_per_file:
+            self._flush(group)
+
+    def close(self) -> tuple[list[str], int]:
+        for group in list(self._groups):
+            self._flush(group)
+        return sorted(self._files), self._rows
+
+    def _flush(self, group: tuple[int, int]) -> None:
+        rows = self._groups.pop(group)
+        uri = storage.join(self._folder, f"{group[0]:03d}-{group[1]:05d}-{len(self._files):07d}.parquet")
+        storage.write_table(uri, pa.Table.from_pylist(rows, schema=PROMPTS))
+        self._files.append(uri)
