@@ -12,13 +12,13 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from tinyllm_ray import cluster, storage
+from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest, with_overrides
 from tinyllm_ray.methods import apply_method
 from tinyllm_ray.schema import Choice, Experiment, Grid, LogUniform, Search, Uniform
 from tinyllm_ray.student.train import Trial
 from tinyllm_ray.tracking import Tracker
-from tinyllm_ray.trials import Inputs, Planned, make_trial, result_of, run_tune
+from tinyllm_ray.trials import Inputs, Planned, make_trial, most_ranks, result_of, run_tune
 
 METRIC = "eval/accuracy"
 
@@ -34,7 +34,7 @@ def run_search(experiment: Experiment, inputs: Inputs, *, tracker: Tracker) -> l
     log = storage.join(inputs.output_dir, "search", f"{search_digest(experiment)}.json")
     known = storage.read_json(log) if storage.exists(log) else []
     watch = SearchWatch(
-        search, log, known, find, gpus_per_trial=experiment.pools.student.gpus_per_worker * search.ranks_per_trial
+        search, log, known, find, gpus_per_trial=experiment.pools.student.gpus_per_worker * most_ranks(search)
     )
     grid = search.searcher == "grid"
     run_tune(
@@ -190,8 +190,3 @@ class Budget(tune.Stopper):
 
     def stop_all(self) -> bool:
         return self.watch.spent()
-
-
-def describe_pool(experiment: Experiment) -> str:
-    pool, ranks = experiment.pools.student, experiment.search.ranks_per_trial
-    return f"{cluster.concurrent_trials(pool, ranks)} trials at once ({pool.workers} workers, {ranks} a trial)"

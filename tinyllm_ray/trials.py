@@ -3,6 +3,7 @@
 In: experiments (a fixed list, or sampled by a search). Out: one result per trial, read from <output_dir>/trials/<key>/.
 """
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -11,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from tinyllm_ray import cluster, storage
 from tinyllm_ray.config import digest
 from tinyllm_ray.data.features import build_features
 from tinyllm_ray.data.questions import QuestionFile
-from tinyllm_ray.schema import Experiment
+from tinyllm_ray.progress import follow_training, make_bars
+from tinyllm_ray.schema import Experiment, Search
 from tinyllm_ray.student.model import prepare_tokenizer
+from tinyllm_ray.student.records import read_evaluations
 from tinyllm_ray.student.train import Trial, run_trial, run_trial_ddp
 from tinyllm_ray.tracking import Tracker
 
@@ -101,7 +104,9 @@ def run_on_pool(planned: Planned, inputs: Inputs, *, tracker: Tracker) -> tuple[
         seed=planned.seed,
         tags={"variant": planned.variant},
     )
-    return trial, run_trial_ddp(trial, report_callback=None)
+    title = f"{_name(planned)} on {planned.experiment.pools.student.workers} ranks"
+    with follow_training(trial.dir, title=title, steps=planned.experiment.training.steps):
+        return trial, run_trial_ddp(trial, report_callback=None)
 
 
 def run_tune(
@@ -114,30 +119,25 @@ def run_tune(
     tracker: Tracker,
     output_dir: str,
     watch: tune.Callback | None = None,
+    stop: tune.Stopper | None = None,
     **settings: Any,
 ) -> tune.ResultGrid:
     """Tune over a space whose samples `find` turns into trials. Tune's own state is disposable: the folders count."""
-    ranks = experiment.search.ranks_per_trial
-    pool = experiment.pools.student
+    pool, ranks = experiment.pools.student, most_ranks(experiment.search)
     at_once = cluster.concurrent_trials(pool, ranks)
-    print(f"student pool: {pool.workers} workers, {ranks} a trial: {at_once} at once")
-    stop = settings.pop("stop", None)
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as progress:
-        callbacks = [
-            _Watch(find, tracker, progress, progress.add_task(title, total=total)),
-            *([watch] if watch else []),
-        ]
+    print(f"student pool: {pool.workers} workers, up to {ranks} a trial: {at_once} at once", file=sys.stderr)
+    local = storage.is_local(output_dir)
+    with make_bars() as progress:
+        bar = _Watch(find, tracker, progress, progress.add_task(title, total=total))
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(_trainable, find=find), cluster.trial_resources(pool, ranks)),
             param_space=dict(space),
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=ranks == 1, **settings),
             run_config=tune.RunConfig(
                 name=f"{title.replace(' ', '-')}-{time.time_ns()}",
-                storage_path=tempfile.mkdtemp(prefix="tinyllm-tune-")
-                if storage.is_local(output_dir)
-                else storage.join(output_dir, "tune"),
+                storage_path=tempfile.mkdtemp(prefix="tinyllm-tune-") if local else storage.join(output_dir, "tune"),
                 verbose=0,
-                callbacks=callbacks,
+                callbacks=[bar, *([watch] if watch else [])],
                 stop=stop,
                 failure_config=tune.FailureConfig(max_failures=experiment.search.max_failures),
             ),
@@ -145,9 +145,20 @@ def run_tune(
         return tuner.fit()
 
 
+def most_ranks(search: Search) -> int:
+    """The most ranks a trial may have: `search.by_model` may give a larger student more."""
+    key = "search.ranks_per_trial"
+    return max([search.ranks_per_trial, *(changes[key] for changes in search.by_model.values() if key in changes)])
+
+
 def _trainable(config: dict[str, Any], find: Callable[[dict[str, Any]], tuple[Planned, Trial]]) -> None:
     planned, trial = find(config)
-    if planned.experiment.search.ranks_per_trial == 1:
+    search = planned.experiment.search
+    if search.scheduler != "none" and storage.exists(storage.join(trial.dir, "stopped.json")):
+        for row in read_evaluations(trial.dir):
+            tune.report(row)
+        return
+    if most_ranks(search) == 1:
         run_trial(trial, report=tune.report)
         return
     from ray.tune.integration.ray_train import TuneReportCallback
