@@ -4,8 +4,13 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+import pytest
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from tinyllm_ray import storage
+from tinyllm_ray.config import UserError, validate
+from tinyllm_ray.student import records
+from tinyllm_ray.student.evaluate import evaluate_folder
 from tinyllm_ray.student.train import run_trial
 
 
@@ -27,3 +32,115 @@ def test_a_trial_writes_all_its_files_and_returns_its_result(world):
     model = AutoModelForSeq2SeqLM.from_pretrained(folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     assert model.config.vocab_size == len(tokenizer)
+
+
+def test_a_finished_trial_reports_again_and_trains_nothing(world):
+    trial = world.trial()
+    first = run_trial(trial, report=lambda row: None)
+    reports = []
+    assert run_trial(trial, report=reports.append) == first
+    assert [row["step"] for row in reports] == [3, 6]
+
+
+def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_weights_to_the_bit(world):
+    training = {"steps": 7, "checkpoint_every_steps": 2, "eval_every_steps": 3}
+    dropout = {"from_scratch": {"tiny": {"width": 32, "ff_width": 64, "vocabulary_size": 400, "dropout": 0.3}}}
+    whole = world.trial("whole", training=training, student=dropout)
+    run_trial(whole, report=lambda row: None)
+
+    stopped = world.trial("stopped", training=training, student=dropout)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(stopped, report=_interrupt)
+    assert (Path(stopped.dir) / "checkpoints" / "000000002").is_dir()
+    reports = []
+    run_trial(stopped, report=reports.append)
+
+    assert [row["step"] for row in reports] == [3, 6, 7]
+    weights = [storage.read_bytes(f"{t.dir}/checkpoints/000000007/model.safetensors") for t in (whole, stopped)]
+    assert weights[0] == weights[1]
+    steps = [line["step"] for line in _metric_lines(stopped) if "train/loss" in line or "eval/accuracy" in line]
+    assert steps == sorted(steps)
+
+
+def test_two_checkpoints_are_kept(world):
+    trial = world.trial(training={"steps": 5, "checkpoint_every_steps": 1})
+    run_trial(trial, report=lambda row: None)
+    assert sorted(path.name for path in (Path(trial.dir) / "checkpoints").iterdir()) == ["000000004", "000000005"]
+
+
+def test_inference_scores_without_training(world):
+    result = run_trial(world.trial(training={"steps": 0}), report=lambda row: None)
+    assert result["trained_tokens"] == 0
+    assert "eval/accuracy" in result
+
+
+def test_a_checkpoint_of_another_shape_is_refused(world):
+    trial = world.trial(training={"steps": 2, "checkpoint_every_steps": 1, "eval_every_steps": 1})
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(trial, report=_interrupt)
+    wider = {"from_scratch": {"tiny": {"width": 48, "ff_width": 64, "vocabulary_size": 400}}}
+    other = world.trial(training={"steps": 2}, student=wider)
+    with pytest.raises(
+        UserError, match=r"is of another student: .* is \(.*32.*\) there and \(.*48.*\) in student.model"
+    ):
+        run_trial(other, report=lambda row: None)
+
+
+def test_a_weight_for_a_teacher_without_a_store_is_refused(world):
+    del world.stores["short"]
+    with pytest.raises(
+        UserError, match=r"loss.rationale_weights.short is 2.0, but there is no rationale store of short"
+    ):
+        run_trial(world.trial(), report=lambda row: None)
+
+
+def test_a_teacher_without_weight_needs_no_store(world):
+    del world.stores["short"]
+    loss = {"rationale_weights": {"long": 1.0, "short": 0.0}}
+    assert run_trial(world.trial(loss=loss, training={"steps": 1}), report=lambda row: None)["steps"] == 1
+
+
+def test_a_decoder_only_student_trains_and_answers(world):
+    evaluation = {"by": "both", "max_new_tokens": 3}
+    trial = world.trial(student={"model": "decoder"}, evaluation=evaluation, score_test=True)
+    result = run_trial(trial, report=lambda row: None)
+    assert {"test/accuracy", "test/exact_match", "test/unparsable"} <= set(result)
+    AutoModelForCausalLM.from_pretrained(Path(trial.dir) / "model")
+
+
+@pytest.mark.parametrize("model", ["tiny", "decoder"])
+def test_lora_trains_only_adapters_and_saves_a_plain_model(world, model):
+    trial = world.trial(student={"model": model, "lora": {"rank": 2}})
+    result = run_trial(trial, report=lambda row: None)
+    loader = AutoModelForSeq2SeqLM if model == "tiny" else AutoModelForCausalLM
+    loaded = loader.from_pretrained(Path(trial.dir) / "model")
+    assert not any("lora" in name for name, _ in loaded.named_parameters())
+    scores = evaluate_folder(f"{trial.dir}/model", validate(trial.experiment), questions=trial.questions["validation"])
+    assert scores["eval/accuracy"] == result["eval/accuracy"]
+    assert scores["eval/calibration_error"] == pytest.approx(result["eval/calibration_error"], abs=1e-6)
+
+
+@pytest.mark.parametrize("model", ["tiny", "decoder"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"student": {"dtype": "bfloat16"}}, {"training": {"gradient_checkpointing": True}}],
+    ids=["bfloat16", "gradient checkpointing"],
+)
+def test_switches_train_to_about_the_same_loss(world, model, changes):
+    plain = run_trial(world.trial("plain", student={"model": model}), report=lambda row: None)
+    student = {"model": model, **changes.get("student", {})}
+    trial = world.trial("switched", student=student, training=changes.get("training", {}))
+    reports = []
+    run_trial(trial, report=reports.append)
+    assert plain["steps"] == 6
+    expected = records.read_evaluations(world.trial("plain").dir)[-1]["eval/loss/label"]
+    assert reports[-1]["eval/loss/label"] == pytest.approx(expected, rel=0.05)
+
+
+def _interrupt(row):
+    raise KeyboardInterrupt
+
+
+def _metric_lines(trial):
+    parts = sorted((Path(trial.dir) / "metrics").glob("*.jsonl"))
+    return [json.loads(line) for part in parts for line in part.read_text().splitlines()]

@@ -2,7 +2,7 @@
 
 <output_dir>/features/<digest>/meta.json and per split
   tokens.npy        int32, flat: every source and target, one after another
-  examples.npy      int64 [examples, 6], sorted by row: row, task, source start, source length, target start, target length
+  examples.npy      int64 [examples, 6], sorted by row: row, task, start and length of the source, then of the target
   question_ids.npy  text, by row
 Task 0 is the label, task i the i-th teacher. Several rationales of one question are several examples.
 One example row: [17, 1, 52310, 48, 52358, 96]
@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
+from tinyllm_ray.data.join import Targets, join_targets
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.data.tokenise import StudentTokenizer, TokenWriter
@@ -69,7 +68,7 @@ def build_features(
     tokenizer_folder: str,
     output_dir: str,
 ) -> str:
-    """The folder of the features, built unless it is there. `stores` maps a teacher, or `<teacher>:answers`, to its store.
+    """The folder of the features, built unless it is there. `stores`: teacher or `<teacher>:answers` -> store folder.
 
     Raises UserError where inputs or labels would be cut, or a store holds rows of other questions.
     """
@@ -106,8 +105,9 @@ def check_counts(counts: dict[str, Any], split: str, experiment: Experiment) -> 
         if total and cut / total > experiment.training.max_truncated_fraction:
             lost = "the end of the question or its choices" if kind == "input" else "the end of the answer"
             raise UserError(
-                f"{split}: {cut} of {total} {kind}s are longer than {key} = {limit}, so {lost} would be lost; the longest "
-                f"needs {longest} tokens: set {key} to {longest}, or allow a share with training.max_truncated_fraction"
+                f"{split}: {cut} of {total} {kind}s are longer than {key} = {limit}, so {lost} would be lost; "
+                f"the longest needs {longest} tokens: set {key} to {longest}, or allow a share with "
+                "training.max_truncated_fraction"
             )
     for name, unknown in counts["unknown"].items():
         total = counts["store_rows"][name]
@@ -167,7 +167,7 @@ def _build(
     stores: Mapping[str, str],
     tokenizer_folder: str,
 ) -> None:
-    """Write into a folder beside the final one (a temporary one for cloud storage), then move; readers see all or nothing."""
+    """Write beside the final folder (in a temporary one for cloud storage), then move: readers see all or nothing."""
     target = storage.local_path(folder) if storage.is_local(folder) else None
     partial = target.with_name(f".tmp-{uuid.uuid4().hex}") if target else Path(tempfile.mkdtemp())
     tokenizer = StudentTokenizer.open(tokenizer_folder)
@@ -192,18 +192,6 @@ def _build(
         assert target.is_dir()
 
 
-@dataclass(frozen=True)
-class _Targets:
-    """Target texts of one task, by row in ascending order."""
-
-    rows: np.ndarray  # int64
-    texts: pa.ChunkedArray
-
-    def between(self, first: int, end: int) -> tuple[np.ndarray, list[str]]:
-        low, high = np.searchsorted(self.rows, [first, end])
-        return self.rows[low:high], self.texts.slice(low, high - low).to_pylist()
-
-
 def _build_split(
     folder: Path,
     split: str,
@@ -218,13 +206,13 @@ def _build_split(
     counts: dict[str, Any] = {
         name: Counter() for name in ("truncated", "total", "longest", "unknown", "store_rows", "masked")
     }
-    targets: dict[int, _Targets] = {}
+    targets: dict[int, Targets] = {}
     for task, name in enumerate(plan["tasks"]):
         if task:
-            targets[task] = _store_targets(stores[name], split, ids, "rationale", name, plan["drop"], counts)
+            targets[task] = join_targets(stores[name], split, ids, "rationale", name, plan["drop"], counts)
     if plan["label_source"] != "gold" and split == "train":
         key = _answers_key(plan["label_source"])
-        targets[0] = _store_targets(stores[key], split, ids, "predicted_answer", LABEL_TASK, [], counts)
+        targets[0] = join_targets(stores[key], split, ids, "predicted_answer", LABEL_TASK, [], counts)
     writer = TokenWriter(folder / "tokens.bin")
     tables, first = [], 0
     for chunk in iterate_questions(file.path, ROWS_AT_ONCE):
@@ -240,36 +228,11 @@ def _build_split(
     }
 
 
-def _store_targets(
-    folder: str, split: str, ids: pa.Array, column: str, name: str, drop: list[str], counts: dict[str, Counter]
-) -> _Targets:
-    """A store's usable texts, joined to the rows by question id; what cannot be used is counted by reason."""
-    table = store.read(folder, split, ["question_id", column, "flags"])
-    rows = pc.index_in(table["question_id"], value_set=ids)
-    known = pc.is_valid(rows)
-    counts["store_rows"][name] += len(table)
-    counts["unknown"][name] += len(table) - pc.sum(known).as_py() if len(table) else 0
-    table, rows = table.filter(known), rows.filter(known)
-    texts = pc.utf8_trim_whitespace(table[column])
-    empty = pc.is_in(pc.utf8_lower(texts), pa.array(["", "nan"]))
-    usable = ~empty.to_numpy(zero_copy_only=False).astype(bool)
-    counts["masked"][f"{name}/empty"] += int((~usable).sum())
-    if drop:
-        wanted = set(drop)
-        flagged = np.array([not wanted.isdisjoint(flags or ()) for flags in table["flags"].to_pylist()], dtype=bool)
-        counts["masked"][f"{name}/flagged"] += int((flagged & usable).sum())
-        usable &= ~flagged
-    rows = rows.to_numpy().astype(np.int64)[usable]
-    counts["masked"][f"{name}/missing"] += len(ids) - len(np.unique(rows))
-    order = np.argsort(rows, kind="stable")
-    return _Targets(rows[order], texts.filter(pa.array(usable)).take(pa.array(order)))
-
-
 def _encode_chunk(
     chunk: list[Question],
     first: int,
     plan: dict[str, Any],
-    targets: Mapping[int, _Targets],
+    targets: Mapping[int, Targets],
     tokenizer: StudentTokenizer,
     writer: TokenWriter,
     counts: dict[str, Counter],

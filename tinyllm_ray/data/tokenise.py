@@ -61,7 +61,7 @@ class TokenWriter:
     """Appends token lists to one flat file."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.file, self.written = path, open(path, "wb"), 0
+        self.path, self.file, self.written = path, path.open("wb"), 0
 
     def add(self, encoded: list[list[int]]) -> np.ndarray:
         """[lists, 2]: start and length of each in the flat array."""

@@ -101,21 +101,34 @@ def micro_batches(features: Features, indices: np.ndarray, *, max_tokens: int, m
     return [np.array(part, dtype=np.int64) for part in parts if part]
 
 
-def collate(features: Features, indices: np.ndarray, *, encoder_decoder: bool, decoder_start: int) -> Batch:
+def collate(features: Features, indices: np.ndarray, *, decoder_start: int | None) -> Batch:
     table = features.examples[indices]
     tokens = features.tokens
     targets = [tokens[start : start + length] for start, length in table[:, [TARGET_START, TARGET_LENGTH]]]
     starts, which = np.unique(table[:, SOURCE_START], return_inverse=True)
     lengths = dict(zip(table[:, SOURCE_START].tolist(), table[:, SOURCE_LENGTH].tolist(), strict=True))
     sources = [tokens[start : start + lengths[start]] for start in starts.tolist()]
-    pack = pack_pairs if encoder_decoder else pack_prompts
     return pack(sources, which.tolist(), targets, table[:, TASK].tolist(), decoder_start=decoder_start)
 
 
-def pack_pairs(
-    sources: Sequence[Any], which: Sequence[int], targets: Sequence[Any], tasks: Sequence[int], *, decoder_start: int
+def pack(
+    sources: Sequence[Any],
+    which: Sequence[int],
+    targets: Sequence[Any],
+    tasks: Sequence[int],
+    *,
+    decoder_start: int | None,
 ) -> Batch:
-    """Encoder-decoder: each source lies in the batch once, whichever targets (`which`: target -> source) read it."""
+    """Targets with their sources (`which`: target -> source) as one batch; without `decoder_start`: decoder-only."""
+    if decoder_start is None:
+        return _pack_prompts(sources, which, targets, tasks)
+    return _pack_pairs(sources, which, targets, tasks, decoder_start)
+
+
+def _pack_pairs(
+    sources: Sequence[Any], which: Sequence[int], targets: Sequence[Any], tasks: Sequence[int], decoder_start: int
+) -> Batch:
+    """Encoder-decoder: each source lies in the batch once, however many targets read it."""
     source_order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
     source_lengths = [len(sources[i]) for i in source_order]
     source_start = dict(zip(source_order, _starts(source_lengths), strict=True))
@@ -142,11 +155,8 @@ def pack_pairs(
     )
 
 
-def pack_prompts(
-    sources: Sequence[Any], which: Sequence[int], targets: Sequence[Any], tasks: Sequence[int], *, decoder_start: int
-) -> Batch:
+def _pack_prompts(sources: Sequence[Any], which: Sequence[int], targets: Sequence[Any], tasks: Sequence[int]) -> Batch:
     """Decoder-only: prompt and target in one sequence; a token is predicted from the one before, prompts are masked."""
-    del decoder_start
     order = sorted(range(len(targets)), key=lambda i: -len(sources[which[i]]) - len(targets[i]))
     whole = [np.concatenate([sources[which[i]], targets[i][:-1]]) for i in order]
     lengths, targets_of = [len(ids) for ids in whole], [len(targets[i]) for i in order]

@@ -1,6 +1,6 @@
 """Checkpoints of a trial: trained weights, optimiser state and step, as safetensors, the two newest kept.
 
-<folder>/<step>/model.safetensors, optimiser.safetensors, state.json (written last: without it a checkpoint does not count)
+<folder>/<step>/model.safetensors, optimiser.safetensors, state.json (last: without it a checkpoint does not count)
 Data order, schedule and generators are functions of (seed, step), so the step stands for all of them.
 """
 

@@ -12,15 +12,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from tinyllm_ray import storage
 from tinyllm_ray.data.answers import extract_answer, normalise
 from tinyllm_ray.data.features import Features
 from tinyllm_ray.data.prompts import student_input
+from tinyllm_ray.data.questions import read_questions
 from tinyllm_ray.data.tokenise import StudentTokenizer
 from tinyllm_ray.rows import Prediction, Question
-from tinyllm_ray.schema import Evaluation, Student, Training
-from tinyllm_ray.student.batches import active_examples, micro_batches, pack_pairs, pack_prompts
-from tinyllm_ray.student.loop import collate_for
+from tinyllm_ray.schema import Evaluation, Experiment, Student, Training
+from tinyllm_ray.student.batches import active_examples, collate, micro_batches, pack
 from tinyllm_ray.student.loss import component_sums, token_losses
+from tinyllm_ray.student.model import load_folder, parameter_count
+from tinyllm_ray.student.packed import decoder_start
 
 CALIBRATION_BINS = 10
 LATENCY_QUESTIONS = 5
@@ -90,13 +93,23 @@ def evaluate(
     return metrics, predictions
 
 
+def evaluate_folder(folder: str, experiment: Experiment, *, questions: str) -> dict[str, float]:
+    """Metrics of a saved student on a question file."""
+    saved = {"model": str(storage.local_folder(folder)), "tokenizer": None, "from_scratch": {}, "lora": None}
+    student = experiment.student.model_copy(update=saved)
+    model, tokenizer = load_folder(student)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    asked = read_questions(questions)
+    metrics, _ = evaluate(model, tokenizer, questions=asked, student=student, evaluation=experiment.evaluation)
+    return {**metrics, "questions": len(asked), "parameters": parameter_count(model)}
+
+
 @torch.inference_mode()
 def choice_scores(reader: Reader, questions: Sequence[Question]) -> list[list[float]]:
     """Mean token log-likelihood of each choice's text, with its end mark, as an answer."""
     sources = reader.sources(reader.student.label_prefix, questions)
     scores: list[list[float]] = [[] for _ in questions]
-    start = reader.model.config.decoder_start_token_id
-    pack = pack_pairs if reader.tokenizer.encoder_decoder else pack_prompts
+    start = decoder_start(reader.model)
     for places in reader.batches(sources):
         texts = [choice for place in places for choice in questions[place].choices]
         which = [i for i, place in enumerate(places) for _ in questions[place].choices]
@@ -116,6 +129,8 @@ def generate(reader: Reader, questions: Sequence[Question], *, prefix: str, max_
     sources = reader.sources(prefix, questions)
     texts = [""] * len(questions)
     tokenizer = reader.tokenizer
+    if not tokenizer.encoder_decoder:
+        reader.model.set_attn_implementation("sdpa")  # padded here
     for places in reader.batches(sources):
         longest = len(sources[places[0]])
         ids = torch.full((len(places), longest), tokenizer.pad)  # [B, S]
@@ -159,7 +174,7 @@ def validation_losses(
     limits = {"max_tokens": training.micro_batch_tokens, "max_examples": training.micro_batch_examples}
     sums, counts = torch.zeros(len(weights), device=device), torch.zeros(len(weights), device=device)
     for part in micro_batches(features, indices, **limits):
-        batch = collate_for(model, features, part).to(device)
+        batch = collate(features, part, decoder_start=decoder_start(model)).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
             part_sums, part_counts = component_sums(token_losses(model, batch), batch.tasks, len(weights))
         sums, counts = sums + part_sums, counts + part_counts

@@ -1,7 +1,7 @@
 """The training loop in plain PyTorch: features, a student and the `training` section in, a trained student out.
 
-A step is a pure function of (seed, step): its rows, and with them the token count of each component over all ranks, follow
-from the memory-mapped features without communication. So neither micro-batches nor ranks change the gradient.
+A step is a pure function of (seed, step): its rows, and with them the token count of each component over all ranks,
+follow from the memory-mapped features without communication. So neither micro-batches nor ranks change the gradient.
 """
 
 import math
@@ -28,7 +28,7 @@ from tinyllm_ray.student.batches import (
     rank_share,
 )
 from tinyllm_ray.student.loss import StudentLoss
-from tinyllm_ray.student.packed import compile_student
+from tinyllm_ray.student.packed import compile_student, decoder_start
 
 BETAS = (0.9, 0.999)
 
@@ -147,7 +147,7 @@ def step_gradients(
         parts, token_weights = [np.zeros(1, np.int64)], torch.zeros_like(token_weights)
     sums = torch.zeros_like(totals.sums)
     for number, part in enumerate(parts):
-        batch = collate_for(model, features, part).to(device)
+        batch = collate(features, part, decoder_start=decoder_start(model)).to(device)
         if isinstance(module, nn.parallel.DistributedDataParallel):
             module.require_backward_grad_sync = number == len(parts) - 1
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
@@ -164,14 +164,8 @@ def step_gradients(
     return nn.utils.clip_grad_norm_(module.parameters(), math.inf if limit is None else limit)
 
 
-def collate_for(model: nn.Module, features: Features, indices: np.ndarray) -> Batch:
-    encoder_decoder = model.config.is_encoder_decoder
-    start = model.config.decoder_start_token_id if encoder_decoder else 0
-    return collate(features, indices, encoder_decoder=encoder_decoder, decoder_start=start)
-
-
 def seed_generators(seed: int, step: int) -> None:
-    """Dropout of a step depends on (seed, step, rank) alone, so a resumed run goes on exactly as the first would have."""
+    """Dropout depends on (seed, step, rank) alone, so a resumed run goes on exactly as the first would have."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank())).generate_state(1, np.uint64)[0] >> 1))
 
 
@@ -199,8 +193,9 @@ def _check_finite(norm: torch.Tensor, totals: Totals, features: Features, indice
         return
     rows = np.unique(features.examples[indices][:, 0])
     raise NonFiniteLoss(
-        f"step {step + 1}: the loss or its gradient is not finite (gradient norm {norm.item()}); questions of the batch: "
-        f"{', '.join(features.question_ids[rows].tolist())}. Lower training.learning_rate or use student.dtype: float32"
+        f"step {step + 1}: the loss or its gradient is not finite (gradient norm {norm.item()}); questions of the "
+        f"batch: {', '.join(features.question_ids[rows].tolist())}. Lower training.learning_rate or use student.dtype "
+        "float32"
     )
 
 

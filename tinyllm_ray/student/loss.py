@@ -2,7 +2,7 @@
 
 loss = label_weight x mean token cross-entropy of the label task
      + sum over teachers of weight x mean token cross-entropy of that teacher's task
-Each mean is over the tokens of the whole global batch, on all ranks and micro-batches. Legend: M target tokens, C tasks.
+Each mean is over the tokens of the global batch, on all ranks and micro-batches. Legend: M target tokens, C tasks.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from tinyllm_ray.student.packed import target_logits
 
 def task_weights(loss: Loss, tasks: Sequence[str]) -> list[float]:
     """Weight of each task, in the order of `tasks`."""
-    weights = {LABEL_TASK: loss.label_weight, **loss.rationale_weights}
-    return [weights[task] if task in weights else 0.0 for task in tasks]
+    weights = dict.fromkeys(tasks, 0.0) | loss.rationale_weights | {LABEL_TASK: loss.label_weight}
+    return [weights[task] for task in tasks]
 
 
 def token_losses(model: nn.Module, batch: Batch) -> torch.Tensor:

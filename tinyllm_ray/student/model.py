@@ -65,12 +65,14 @@ def token_layout(tokenizer: Any, *, encoder_decoder: bool, name: str) -> dict[st
     """The special tokens that features and loss need."""
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"the tokenizer of {name} has no end-of-sequence token, so the student could not learn to stop; set student.tokenizer to one that has eos_token"
+            f"the tokenizer of {name} has no end-of-sequence token, so the student could not learn to "
+            "stop; set student.tokenizer to one that has eos_token"
         )
     pad = tokenizer.pad_token_id
     if pad is None and encoder_decoder:
         raise UserError(
-            f"the tokenizer of {name} has no padding token, with which an encoder-decoder's answers start; set student.tokenizer to one that has pad_token"
+            f"the tokenizer of {name} has no padding token, with which an encoder-decoder's answers "
+            "start; set student.tokenizer to one that has pad_token"
         )
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer of {name} has no tokenizer.json; set student.tokenizer to a fast tokenizer")
@@ -96,6 +98,14 @@ def load_student(student: Student, *, tokenizer_folder: str, seed: int) -> tuple
     if student.lora:
         _add_lora(model, student)
     return model, tokenizer
+
+
+def load_folder(student: Student) -> tuple[nn.Module, StudentTokenizer]:
+    """A saved student with the tokenizer of its folder."""
+    layout_of = {"encoder_decoder": _kind(student) != "decoder", "name": student.model}
+    tokenizer = _load_tokenizer(student)
+    layout = token_layout(tokenizer, **layout_of)
+    return _load(student), StudentTokenizer(backend=tokenizer.backend_tokenizer, **layout)
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -184,7 +194,8 @@ def _kind(student: Student) -> str:
         return "decoder"
     if config.model_type not in ENCODER_DECODERS:
         raise UserError(
-            f"student.model {student.model!r} is of type {config.model_type}; encoder-decoder students are {', '.join(ENCODER_DECODERS)}"
+            f"student.model {student.model!r} is of type {config.model_type}; "
+            f"encoder-decoder students are {', '.join(ENCODER_DECODERS)}"
         )
     return config.model_type
 

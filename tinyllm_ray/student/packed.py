@@ -1,8 +1,8 @@
-"""The forward pass over packed sequences: a Hugging Face student and a Batch in, logits of the real target positions out.
+"""The forward pass over packed sequences: a Hugging Face student and a Batch in, logits of real target positions out.
 
 Everything that works token by token (embeddings, projections, feed-forward, vocabulary) runs on the flat axis without
 padding; attention runs in groups of similar length. The modules and weights are the model's own.
-Legend: N flat source tokens, M flat target tokens, D width, H heads, K width of a head, L length in a group, V vocabulary.
+Legend: N flat source tokens, M flat target tokens, D width, H heads, K a head's width, L group length, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,22 @@ def target_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
     return model.lm_head(hidden)
 
 
+def decoder_start(model: nn.Module) -> int | None:
+    """The token that an encoder-decoder's targets start from; None for decoder-only students."""
+    return model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
+
+
+def use_packed_attention(model: nn.Module) -> None:
+    """Let a decoder-only student attend by groups; it stays so, as checkpointed layers run again in the backward pass."""
+    if model.config._attn_implementation != ATTENTION:
+        from transformers import AttentionInterface
+        from transformers.masking_utils import AttentionMaskInterface
+
+        AttentionInterface.register(ATTENTION, _decoder_attention)
+        AttentionMaskInterface.register(ATTENTION, lambda *_, **__: None)
+        model.set_attn_implementation(ATTENTION)
+
+
 def compile_student(model: nn.Module) -> None:
     """Compile what works token by token; it has one shape of input, [tokens, D]."""
     for name, module in model.named_modules():
@@ -33,16 +49,13 @@ def compile_student(model: nn.Module) -> None:
 
 def _decoder_hidden(model: nn.Module, batch: Batch) -> torch.Tensor:
     """[M, D] of a decoder-only student, by its own forward pass with our attention."""
-    _register()
-    before = model.config._attn_implementation
-    model.set_attn_implementation(ATTENTION)
+    use_packed_attention(model)
     hidden = model.base_model(
         input_ids=batch.source[None],
         position_ids=batch.positions[None],
         use_cache=False,
         packed_groups=batch.source_groups,
     ).last_hidden_state
-    model.set_attn_implementation(before)
     return hidden[0].index_select(0, batch.label_positions)
 
 
@@ -145,7 +158,7 @@ def _gather(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def _biases(stack: nn.Module, groups: list[Group], *, causal: bool) -> list[torch.Tensor]:
-    """Relative position bias of each group with its mask; padding follows the real keys, so causal needs no other mask."""
+    """Relative position bias of each group, masked; padding follows the real keys, so causal needs no other mask."""
     longest = max(group.index.shape[1] for group in groups)
     bias = stack.block[0].layer[0].SelfAttention.compute_bias(longest, longest)  # [1, H, L, L]
     if causal:
@@ -186,11 +199,3 @@ def _decoder_attention(
         for group in packed_groups
     ]
     return torch.cat(parts)[None], None
-
-
-def _register() -> None:
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface
-
-    AttentionInterface.register(ATTENTION, _decoder_attention)
-    AttentionMaskInterface.register(ATTENTION, lambda *_, **__: None)

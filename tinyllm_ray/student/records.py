@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 from torch import nn
+from transformers.utils.logging import disable_progress_bar
 
 from tinyllm_ray import storage
 from tinyllm_ray.rows import Prediction
@@ -84,6 +85,7 @@ def write_predictions(folder: str, split: str, predictions: Sequence[Prediction]
 def write_model(folder: str, model: nn.Module, *, tokenizer_folder: str, card: str) -> None:
     """A Hugging Face folder: config, safetensors, tokenizer, model card."""
     with tempfile.TemporaryDirectory() as temporary:
+        disable_progress_bar()
         model.save_pretrained(temporary)
         for path in storage.local_folder(tokenizer_folder).iterdir():
             if path.name != "layout.json":
@@ -95,11 +97,10 @@ def write_model(folder: str, model: nn.Module, *, tokenizer_folder: str, card: s
 def model_card(experiment: Experiment, *, seed: int, made_from: dict[str, Any], result: dict[str, Any]) -> str:
     """Names what the model was made of: teachers, weights, digests, settings, scores."""
     loss, training = experiment.loss, experiment.training
+    weights = dict.fromkeys((teacher.name for teacher in experiment.teachers), 0.0) | loss.rationale_weights
+    stores = dict.fromkeys(weights, "-") | made_from["stores"]
     rows = [("label", "-", loss.label_weight, "-")]
-    for teacher in experiment.teachers:
-        weight = loss.rationale_weights.get(teacher.name)
-        digest = made_from["stores"][teacher.name] if teacher.name in made_from["stores"] else "-"
-        rows.append((teacher.name, teacher.model or teacher.store, 0.0 if weight is None else weight, digest))
+    rows += [(t.name, t.model or t.store, weights[t.name], stores[t.name]) for t in experiment.teachers]
     scores = {name: value for name, value in result.items() if name.startswith(("eval/", "test/"))}
     lines = [
         "---",
@@ -108,13 +109,13 @@ def model_card(experiment: Experiment, *, seed: int, made_from: dict[str, Any], 
         "---",
         f"# {experiment.name}: {training.method}, seed {seed}",
         "",
-        f"A student distilled by tinyllm_ray from `{experiment.student.model}` on the dataset `{experiment.dataset.name}`.",
+        f"`{experiment.student.model}`, distilled by tinyllm_ray on the dataset `{experiment.dataset.name}`.",
         "",
         "| task | teacher | weight | rationale store |",
         "|---|---|---|---|",
         *(f"| {task} | {model} | {weight} | {digest} |" for task, model, weight, digest in rows),
         "",
-        f"Input: task prefix (`{experiment.student.label_prefix}` asks for the answer), question, choices as in training. "
+        f"Input: task prefix (`{experiment.student.label_prefix}` asks for the answer), question, choices. "
         f"Label source: {training.label_source}. Steps: {result['steps']}, batch {training.batch_size}, "
         f"learning rate {training.learning_rate}.",
         "",

@@ -1,6 +1,6 @@
-"""One training as a trial: features, questions and settings in; metrics, checkpoints, predictions, model and result out.
+"""One training as a trial: features, questions, settings in; metrics, checkpoints, predictions, model and result out.
 
-A trial's folder is its own state: a finished one returns its result, an unfinished one goes on from its newest checkpoint.
+A trial's folder is its own state: a finished one returns its result, an unfinished one goes on from its checkpoint.
 """
 
 import time
@@ -14,15 +14,16 @@ import yaml
 from torch import nn
 
 from tinyllm_ray import storage
-from tinyllm_ray.config import UserError, validate
+from tinyllm_ray.config import validate
 from tinyllm_ray.data.features import Features, open_features, read_meta
 from tinyllm_ray.data.questions import read_questions
 from tinyllm_ray.data.tokenise import StudentTokenizer
 from tinyllm_ray.rows import Question
-from tinyllm_ray.schema import LABEL_TASK, Experiment
+from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student import records
-from tinyllm_ray.student.batches import TASK, shuffled_rationales
+from tinyllm_ray.student.batches import shuffled_rationales
 from tinyllm_ray.student.checkpoint import load_checkpoint, newest_step, save_checkpoint
+from tinyllm_ray.student.checks import check_dtype, check_ranks, check_weights
 from tinyllm_ray.student.evaluate import evaluate, validation_losses
 from tinyllm_ray.student.loop import Hooks, make_optimiser, rank, train, trained_tokens, world_size
 from tinyllm_ray.student.loss import task_weights
@@ -94,15 +95,6 @@ def run_trial_ddp(trial: Trial, *, report_callback: Any = None) -> dict[str, Any
     return done
 
 
-def check_ranks(experiment: Experiment, ranks: int, *, rows: int) -> None:
-    most = min(experiment.training.batch_size, rows)
-    if ranks > most:
-        raise UserError(
-            f"{ranks} ranks were asked for, but a step has {most} rows (training.batch_size {experiment.training.batch_size}, "
-            f"{rows} questions), so some would have nothing to do; lower pools.student.workers or raise training.batch_size"
-        )
-
-
 def _worker(config: dict[str, Any]) -> None:
     """What each rank of Ray Train runs; `ray.train.report` is a barrier, so every rank reports."""
     import ray.train
@@ -162,32 +154,6 @@ def _start(trial: Trial, report: Report, device: torch.device) -> tuple[Run, tor
     for row in [row for row in records.read_evaluations(trial.dir) if row["step"] <= first_step]:
         report(row)
     return run, optimiser, first_step
-
-
-def check_weights(experiment: Experiment, features: Features) -> None:
-    """Refuse a weight whose task has nothing to learn from."""
-    weights = {LABEL_TASK: experiment.loss.label_weight, **experiment.loss.rationale_weights}
-    for name, weight in weights.items():
-        key = "loss.label_weight" if name == LABEL_TASK else f"loss.rationale_weights.{name}"
-        if weight and name not in features.tasks:
-            raise UserError(
-                f"{key} is {weight}, but there is no rationale store of {name}; generate it first, or set {key} to 0"
-            )
-        if (
-            weight
-            and experiment.training.steps
-            and not (features.examples[:, TASK] == features.tasks.index(name)).any()
-        ):
-            raise UserError(
-                f"{key} is {weight}, but {name} has no usable text for the train split; set {key} to 0 or look at the store"
-            )
-
-
-def check_dtype(dtype: str, device: torch.device) -> None:
-    if dtype == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise UserError(
-            f"student.dtype bfloat16: {torch.cuda.get_device_name(device)} does not compute in it; use float32"
-        )
 
 
 def _result(trial: Trial) -> dict[str, Any] | None:
@@ -262,7 +228,7 @@ def _finish(run: Run, result: dict[str, Any], times: dict[str, float]) -> dict[s
 
 
 def _score(run: Run, split: str) -> dict[str, float]:
-    """`eval/...` or `test/...` over all questions of a split; predictions to disk, some with the student's rationales."""
+    """`eval/...` or `test/...` over all questions of a split; predictions to disk, some with own rationales."""
     questions = _questions(run, split)
     if not questions:
         return {}
