@@ -179,6 +179,9 @@ class _Watch(tune.Callback):
         self.find, self.tracker, self.progress, self.task = find, tracker, progress, task
         self.best = 0.0
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return tune.Callback, ()  # Tune pickles its callbacks into a snapshot that nobody reads
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         planned, ours = self.find(trial.config)
         tags = {"variant": planned.variant} | {
