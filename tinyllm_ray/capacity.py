@@ -20,6 +20,7 @@ from tinyllm_ray.config import UserError
 from tinyllm_ray.schema import Experiment, Pool, Pools
 
 LAUNCHER_CONFIG = "~/ray_bootstrap_config.yaml"  # where Ray's cluster launcher keeps its settings on the head
+_KUBERAY = ("RAY_CLUSTER_NAME", "RAY_CLUSTER_NAMESPACE")
 OBJECT_STORE_SHARE = 0.3  # of a machine's memory, which Ray keeps from the workers
 
 
@@ -73,13 +74,16 @@ def live_nodes() -> list[NodeKind]:
 
 
 def declared_nodes() -> list[NodeKind]:
-    """The node types of the cluster launcher's file on the head, at their maximum; empty without an autoscaler."""
+    """The autoscaler's node types at their maximum, as the head knows them; empty without an autoscaler."""
     import ray
 
-    read = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001})(_read_launcher_config)
+    read = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001})(_read_autoscaler_config)
     declared = ray.get(read.remote())
-    if declared is None:
-        return []
+    return node_kinds(declared) if declared else []
+
+
+def node_kinds(declared: dict[str, Any]) -> list[NodeKind]:
+    """From the cluster launcher's YAML, or what Ray makes of a RayCluster."""
     kinds = []
     for name, given in declared["available_node_types"].items():
         kind = {"max_workers": 0, "resources": {}, "labels": {}, **given}
@@ -232,6 +236,17 @@ def _label_fits(labels: Mapping[str, str], key: str, wanted: str) -> bool:
     return (key in labels and labels[key] in [value.strip() for value in values]) != negative
 
 
-def _read_launcher_config() -> dict[str, Any] | None:
+def _read_autoscaler_config() -> dict[str, Any] | None:
+    """Runs on the head: the cluster launcher's file, or KubeRay's RayCluster as Ray's own autoscaler reads it."""
     path = Path(LAUNCHER_CONFIG).expanduser()
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if path.is_file():
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not all(name in os.environ for name in _KUBERAY):
+        return None
+    import requests
+    from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
+
+    try:
+        return AutoscalingConfigProducer(*(os.environ[name] for name in _KUBERAY))()
+    except (requests.RequestException, OSError):  # KubeRay gives this right only where it autoscales
+        return None
