@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 RETRY_S = 90.0
 _FINAL = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EDQUOT}
+_REFUSALS = ("AWS Error ACCESS_DENIED", "AWS Error NO_SUCH_BUCKET", "AWS Error INVALID_ACCESS_KEY_ID")
 T = TypeVar("T")
 
 
@@ -184,7 +185,8 @@ def _retry(action: Callable[[], T]) -> T:
         try:
             return action()
         except OSError as error:
-            if error.errno in _FINAL or isinstance(error, FileNotFoundError) or time.monotonic() + pause > deadline:
+            final = isinstance(error, FileNotFoundError) or error.errno in _FINAL
+            if final or any(refusal in str(error) for refusal in _REFUSALS) or time.monotonic() + pause > deadline:
                 raise
         time.sleep(pause)
         pause = min(pause * 2, 8.0)

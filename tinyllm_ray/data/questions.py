@@ -142,7 +142,7 @@ def _prepare_split(
             for item in _questions(dataset, split, uris):
                 writers.add(item)
                 if isinstance(item, Question):
-                    hasher.update(digest(item.row(), 32).encode())
+                    hasher.update(digest(vars(item), 32).encode())
                     writers.also_in_train += _seen(item.question, split, train_texts)
                     if writers.rows % _BATCH_ROWS == 0:
                         on_progress(split, writers.rows)
@@ -182,7 +182,7 @@ class _Writers:
     def add(self, item: Question | Rejected | None) -> None:
         if isinstance(item, Question):
             self.rows += 1
-            self._batch.append(item.row())
+            self._batch.append(vars(item))
             if len(self._batch) == _BATCH_ROWS:
                 self._flush()
         elif isinstance(item, Rejected):

@@ -1,0 +1,67 @@
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tinyllm_ray import storage
+from tinyllm_ray.data.questions import prepare_questions, read_questions
+from tinyllm_ray.schema import Dataset
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a bucket on a real S3-compatible server of this test."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    url = f"http://127.0.0.1:{port}"
+    settings = {
+        "ACCESS_KEY_ID": "test",
+        "SECRET_ACCESS_KEY": "test",
+        "ENDPOINT_URL": url,
+        "DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in {**settings, "EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    boto3.client("s3", endpoint_url=url).create_bucket(Bucket="bucket")
+    yield "s3://bucket"
+    server.stop()
+
+
+def test_files_in_a_bucket_behave_as_local_ones(bucket: str) -> None:
+    storage.write_json(f"{bucket}/run/a.json", {"a": 1})
+    assert storage.read_json(f"{bucket}/run/a.json") == {"a": 1}
+    assert storage.exists(f"{bucket}/run/a.json")
+    assert not storage.exists(f"{bucket}/run/none")
+    assert storage.list_files(f"{bucket}/run") == [f"{bucket}/run/a.json"]
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(f"{bucket}/run/none")
+    storage.remove_folder(f"{bucket}/run")
+    assert storage.list_files(bucket) == []
+
+
+def test_questions_are_read_from_a_bucket_and_written_to_it(bucket: str, tmp_path: Path) -> None:
+    local = tmp_path / "train.jsonl"
+    local.write_text(json.dumps({"id": "a", "question": "q", "choices": ["left", "right"], "answer": "right"}))
+    storage.put_file(local, f"{bucket}/data/train.jsonl")
+    dataset = Dataset(name="toy", format="jsonl", path=f"{bucket}/data")
+    files = prepare_questions(dataset, output_dir=f"{bucket}/run")
+    assert prepare_questions(dataset, output_dir=f"{bucket}/run") == files
+    assert [question.question_id for question in read_questions(files["train"].path)] == ["a"]
+
+
+def test_a_missing_bucket_is_not_waited_for(bucket: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(OSError, match="NO_SUCH_BUCKET"):
+        storage.write_bytes("s3://other-bucket/a", b"1")
+    assert time.monotonic() - start < 30
