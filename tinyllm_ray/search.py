@@ -33,15 +33,14 @@ def run_search(experiment: Experiment, inputs: Inputs, *, tracker: Tracker) -> l
     find = functools.partial(sampled_trial, experiment=experiment, inputs=inputs)
     log = storage.join(inputs.output_dir, "search", f"{search_digest(experiment)}.json")
     known = storage.read_json(log) if storage.exists(log) else []
-    watch = SearchWatch(
-        search, log, known, find, gpus_per_trial=experiment.pools.student.gpus_per_worker * most_ranks(search)
-    )
+    gpus = experiment.pools.student.gpus_per_worker * most_ranks(search)
+    watch = SearchWatch(search, log, known, gpus_per_trial=gpus)
     grid = search.searcher == "grid"
     run_tune(
         find,
         {key: _domain(domain) for key, domain in search.space.items()},
         experiment=experiment,
-        total=_trial_count(search),
+        total=trial_count(search),
         title="search",
         tracker=tracker,
         output_dir=inputs.output_dir,
@@ -99,7 +98,7 @@ def check_search(experiment: Experiment) -> None:
         raise UserError("search.objectives has two entries; that needs searcher optuna and scheduler none")
 
 
-def _trial_count(search: Search) -> int:
+def trial_count(search: Search) -> int:
     count = 1 if search.searcher == "grid" else search.num_samples
     for domain in search.space.values():
         count *= len(domain.grid) if isinstance(domain, Grid) else 1
@@ -152,8 +151,8 @@ def _scheduler(experiment: Experiment) -> TrialScheduler:
 class SearchWatch(tune.Callback):
     """Writes down what was sampled, and knows when the budget is spent."""
 
-    def __init__(self, search: Search, log: str, known: list[dict[str, Any]], find: Any, *, gpus_per_trial: float):
-        self.search, self.log, self.find, self.gpus = search, log, find, gpus_per_trial
+    def __init__(self, search: Search, log: str, known: list[dict[str, Any]], *, gpus_per_trial: float):
+        self.search, self.log, self.gpus = search, log, gpus_per_trial
         self.sampled = list(known)
         self.started: dict[str, float] = {}
         self.gpu_seconds = 0.0
