@@ -139,7 +139,7 @@ print(json.dumps([files["train"].rows, resource.getrusage(resource.RUSAGE_SELF).
 
 @pytest.mark.parametrize("form", ["jsonl", "json"])
 def test_memory_stays_flat_on_a_large_file(tmp_path: Path, form: str) -> None:
-    rows = int(os.environ.get("TINYLLM_LARGE_ROWS", "60000"))
+    rows = int(os.environ.get("TINYLLM_LARGE_ROWS", "20000"))
     with (tmp_path / f"train.{form}").open("w") as file:
         file.write("[" if form == "json" else "")
         for index in range(rows):

@@ -80,7 +80,7 @@ def test_other_settings_have_another_folder() -> None:
 
 
 def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no rationale store: .*check teachers\.\*\.store"):
+    with pytest.raises(UserError, match=r"is no rationale store; check teachers\.\*\.store"):
         store.read_manifest(str(tmp_path))
 
 
