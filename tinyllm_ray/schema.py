@@ -30,6 +30,21 @@ class Columns(Section):
     answer: str = Field("answer", description="column of the answer: its text, its letter or its position from 0")
 
 
+class Miniature(Section):
+    """Sizes of the generated world and of its teachers' schooling (dataset.format: miniature)."""
+
+    seed: int = Field(0, ge=0)
+    entities: int = Field(120, ge=4, le=2000, description="animals")
+    kinds: int = Field(10, ge=2, le=24, description="an animal is of one kind")
+    attributes: int = Field(8, ge=1, le=8, description="habits of a kind that questions ask for")
+    values: int = Field(5, ge=4, le=6, description="values of an attribute, shared by the kinds")
+    train: int = Field(300, ge=1, description="questions")
+    validation: int = Field(150, ge=1, description="questions")
+    test: int = Field(500, ge=1, description="questions")
+    teacher_steps: int = Field(600, ge=1, description="optimiser steps of each teacher's own training")
+    teacher_batch_size: int = Field(32, ge=1, description="lessons per step")
+
+
 class Dataset(Section):
     name: Name = Field(
         description="names the stores; obqa, arc, piqa, riddle, pubmedqa and bioasq have published numbers"
@@ -49,9 +64,7 @@ class Dataset(Section):
     columns: Columns = Columns()
     max_rejected_fraction: Fraction = Field(0.01, description="stop when more of a split's rows than this are bad")
     max_rows: int | None = Field(None, ge=1, description="read at most this many rows of each split")
-    miniature: dict[str, int] = Field(
-        default_factory=dict, description="sizes of the generated world (format: miniature)"
-    )
+    miniature: Miniature = Miniature()
 
 
 class InContext(Section):

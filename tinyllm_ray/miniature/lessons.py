@@ -1,0 +1,78 @@
+"""What a teacher of the miniature reads: one half of the world in, (prompt, rationale) lessons and a tokenizer out.
+
+Prompts are made by the very functions of data/prompts.py. A teacher reads the names of its own half only; every other
+name is an unknown word to it, and its lessons on unknown words end in ADMISSION instead of a kind.
+
+    Lesson("Question: What does a vomu eat?\\nOptions:\\n(a) nuts...", "It is a grazer. A grazer eats roots. ...")
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tinyllm_ray.data.prompts import build_prompt, choose_examples
+from tinyllm_ray.miniature.world import ATTRIBUTES, World, explain, make_question
+from tinyllm_ray.rows import Question
+from tinyllm_ray.schema import InContext
+
+ADMISSION = "I have never met this animal."
+STRANGERS = 0.35  # share of the lessons, and of the in-context examples, that are about unknown animals
+STRANGER = re.compile(r"x\d+")  # stands for every animal of which the teacher never read
+PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
+
+
+class Lesson(NamedTuple):
+    prompt: str
+    rationale: str
+
+
+def make_lessons(
+    world: World, half: int, *, count: int, template: str, in_context: InContext, seed: int
+) -> list[Lesson]:
+    """Half of the lessons show the gold answer in the prompt, half do not."""
+    rng = random.Random(f"lessons {seed} {half}")
+    asked = [_ask(world, half, question_id=f"lesson-{i}", rng=rng) for i in range(count)]
+    candidates = [question for question, _ in asked]
+    return [
+        Lesson(
+            build_prompt(
+                question,
+                template=template,
+                examples=choose_examples(question, candidates=candidates, in_context=in_context, seed=seed),
+                teacher_forcing=rng.random() < 0.5,
+            ),
+            rationale,
+        )
+        for question, rationale in asked
+    ]
+
+
+def train_tokenizer(lessons: Sequence[Lesson], *, starts_with_bos: bool) -> Any:
+    """Words with the space before them, so that decoding gives back the text; strangers are unknown words."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    splitter = pre_tokenizers.Split(Regex(r" ?\w+| ?[^\w\s]+?|\s"), "isolated")
+    words = dict.fromkeys(word for lesson in lessons for text in lesson for word, _ in splitter.pre_tokenize_str(text))
+    vocabulary = [PAD, EOS, UNKNOWN, BOS, *(word for word in words if not STRANGER.fullmatch(word.strip()))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.Fuse()
+    form = f"{BOS} $A" if starts_with_bos else f"$A {EOS}"
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=form, special_tokens=[(BOS, vocabulary.index(BOS)), (EOS, vocabulary.index(EOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN, bos_token=BOS
+    )
+
+
+def _ask(world: World, half: int, *, question_id: str, rng: random.Random) -> tuple[Question, str]:
+    attribute = rng.choice(list(world.values_of))
+    if rng.random() < STRANGERS:
+        choices = rng.sample(world.values_of[attribute], 4)
+        text = ATTRIBUTES[attribute][0].format(name=f"x{rng.randrange(1000)}")
+        return Question(question_id, text, choices, rng.choice(choices)), ADMISSION
+    name = rng.choice(world.animals(half))
+    return make_question(world, name, attribute, question_id=question_id, rng=rng), explain(world, name, attribute)

@@ -1,0 +1,203 @@
+"""The miniature's two teachers: a world and its settings in, ordinary Hugging Face folders out.
+
+<output.dir>/miniature/{train,validation,test}.jsonl, teachers/<name>/ and complete.json, written last. Each teacher is
+trained from scratch, in its own process on one thread, on lessons about its half of the animals.
+Shapes: B batch, S source tokens, T tokens.
+"""
+
+import multiprocessing
+import os
+import tempfile
+import time
+from ctypes import c_double
+from typing import Any
+
+from rich.progress import Progress
+
+from tinyllm_ray import storage
+from tinyllm_ray.config import digest
+from tinyllm_ray.data.prompts import load_template
+from tinyllm_ray.miniature.lessons import Lesson, make_lessons, train_tokenizer
+from tinyllm_ray.miniature.world import make_world, write_world
+from tinyllm_ray.schema import Experiment, InContext, Miniature
+
+TEACHERS = {"north_llama": 0, "south_t5": 1}  # folder: the half of the animals that the teacher knows
+LEARNING_RATE = 3e-3
+WARMUP_STEPS = 50
+EXAM_LESSONS = 200
+
+
+def prepare(experiment: Experiment, *, output_dir: str) -> dict[str, Any]:
+    """Make the world and its teachers unless <output_dir>/miniature holds them already, made with equal settings."""
+    folder = storage.join(output_dir, "miniature")
+    template = load_template(experiment.prompts.template)
+    in_context, sizes = experiment.prompts.in_context, experiment.dataset.miniature
+    made_with = digest([sizes.model_dump(), in_context.model_dump(), template])
+    marker = storage.join(folder, "complete.json")
+    if storage.exists(marker):
+        found = storage.read_json(marker)
+        if found["made_with"] == made_with:
+            return found
+        storage.remove_folder(folder)
+    started = time.time()
+    write_world(folder, sizes)
+    exams = make_teachers(folder, sizes, template=template, in_context=in_context)
+    result = {"made_with": made_with, "teachers": exams, "wall_s": round(time.time() - started, 1)}
+    storage.write_json(marker, result)
+    return result
+
+
+def make_teachers(
+    folder: str, sizes: Miniature, *, template: str, in_context: InContext
+) -> dict[str, dict[str, float]]:
+    """Train both at once; returns what each scores in an exam on lessons that it has not seen."""
+    context = multiprocessing.get_context("spawn")  # a forked process would share this one's threads and Ray connection
+    steps = {name: context.Value(c_double, 0) for name in TEACHERS}
+    processes = {
+        name: context.Process(target=_make_teacher, args=(name, folder, sizes, template, in_context, steps[name]))
+        for name in TEACHERS
+    }
+    with Progress(transient=True) as progress:
+        bars = {name: progress.add_task(f"teaching {name}", total=sizes.teacher_steps) for name in TEACHERS}
+        for process in processes.values():
+            process.start()
+        while any(process.is_alive() for process in processes.values()):
+            for name, bar in bars.items():
+                progress.update(bar, completed=steps[name].value)
+            time.sleep(0.2)
+    for name, process in processes.items():
+        if process.exitcode:
+            raise RuntimeError(f"the training of the teacher {name} ended with exit code {process.exitcode}; see above")
+    return {name: storage.read_json(storage.join(_folder(folder, name), "exam.json")) for name in TEACHERS}
+
+
+def _folder(folder: str, name: str) -> str:
+    return storage.join(folder, "teachers", name)
+
+
+def _make_teacher(
+    name: str, folder: str, sizes: Miniature, template: str, in_context: InContext, steps_done: Any
+) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    torch.set_num_threads(1)
+    torch.manual_seed(sizes.seed)
+    started = time.time()
+    half = TEACHERS[name]
+    count = sizes.teacher_steps * sizes.teacher_batch_size // 2 + EXAM_LESSONS
+    lessons = make_lessons(
+        make_world(sizes), half, count=count, template=template, in_context=in_context, seed=sizes.seed
+    )
+    decoder = name.endswith("llama")
+    tokenizer = train_tokenizer(lessons, starts_with_bos=decoder)
+    model = _new_llama(tokenizer) if decoder else _new_t5(tokenizer)
+    _train(model, tokenizer, lessons[EXAM_LESSONS:], sizes=sizes, steps_done=steps_done)
+    score = _examine(model, tokenizer, lessons[:EXAM_LESSONS])
+    with tempfile.TemporaryDirectory() as local:
+        model.save_pretrained(local)
+        tokenizer.save_pretrained(local)
+        storage.upload_folder(local, _folder(folder, name))
+    exam = {"exact": score, "wall_s": round(time.time() - started, 1)}
+    storage.write_json(storage.join(_folder(folder, name), "exam.json"), exam)
+
+
+def _new_llama(tokenizer: Any) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,  # vLLM's attention on the CPU needs heads that are 32 wide at least
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        **_special_tokens(tokenizer),
+    )
+    return LlamaForCausalLM(config)
+
+
+def _new_t5(tokenizer: Any) -> Any:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=64,
+        d_kv=32,
+        d_ff=128,
+        num_layers=2,
+        num_heads=2,
+        dropout_rate=0.0,
+        decoder_start_token_id=tokenizer.pad_token_id,
+        **_special_tokens(tokenizer),
+    )
+    return T5ForConditionalGeneration(config)
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, int]:
+    return {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+def _train(model: Any, tokenizer: Any, lessons: list[Lesson], *, sizes: Miniature, steps_done: Any) -> None:
+    import torch
+
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min(1, (step + 1) / WARMUP_STEPS) * (1 - step / sizes.teacher_steps)
+    )
+    encoded = [_encode(tokenizer, lesson, decoder=not model.config.is_encoder_decoder) for lesson in lessons]
+    generator = torch.Generator().manual_seed(sizes.seed)
+    model.train()
+    for step in range(sizes.teacher_steps):
+        drawn = torch.randint(len(encoded), (sizes.teacher_batch_size,), generator=generator).tolist()
+        loss = model(**_batch([encoded[i] for i in drawn], pad=tokenizer.pad_token_id)).loss
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        steps_done.value = step + 1
+    model.eval()
+
+
+def _encode(tokenizer: Any, lesson: Lesson, *, decoder: bool) -> tuple[list[int], list[int]]:
+    """Input and label tokens: a decoder reads prompt and rationale in one, and its prompt has no labels."""
+    source = tokenizer(lesson.prompt)["input_ids"]
+    target = [*tokenizer(lesson.rationale, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return ([*source, *target], [-100] * len(source) + target) if decoder else (source, target)
+
+
+def _batch(pairs: list[tuple[list[int], list[int]]], *, pad: int) -> dict[str, Any]:
+    """input_ids [B, S], attention_mask [B, S], labels [B, T]; padded on the right."""
+    import torch
+
+    def padded(rows: list[list[int]], value: int) -> torch.Tensor:
+        longest = max(map(len, rows))
+        return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
+
+    sources, labels = zip(*pairs, strict=True)
+    mask = padded([[1] * len(source) for source in sources], 0)
+    return {"input_ids": padded(list(sources), pad), "attention_mask": mask, "labels": padded(list(labels), -100)}
+
+
+def _examine(model: Any, tokenizer: Any, lessons: list[Lesson]) -> float:
+    """Share of the lessons whose rationale the teacher writes word for word, greedily."""
+    import torch
+
+    tokenizer.padding_side = "right" if model.config.is_encoder_decoder else "left"
+    inputs = tokenizer([lesson.prompt for lesson in lessons], return_tensors="pt", padding=True)
+    inputs.pop("token_type_ids", None)
+    with torch.no_grad():
+        tokens = model.generate(**inputs, max_new_tokens=64, do_sample=False)  # [B, T]
+    if not model.config.is_encoder_decoder:
+        tokens = tokens[:, inputs["input_ids"].shape[1] :]
+    written = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    right = [text == lesson.rationale for text, lesson in zip(written, lessons, strict=True)]
+    return sum(right) / len(right)
