@@ -140,6 +140,9 @@ class Pipeline:
     def inputs(self) -> Any:
         from tinyllm_ray.trials import Inputs
 
+        for split in ("train", "validation"):
+            if split not in self.questions:
+                raise UserError(f"the dataset has no {split} split, which training needs; name its file in dataset.splits")
         return Inputs(self.dir, self.questions, self._stores())
 
     def _tracker(self) -> Any:
