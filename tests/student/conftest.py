@@ -128,3 +128,8 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
+
+
+@pytest.fixture
+def experiment() -> Experiment:
+    return make_experiment()

@@ -93,7 +93,7 @@ def train(
     module: nn.Module = StudentLoss(model)
     if world_size() > 1:
         module = nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
-    totals = _new_totals(features, device)
+    totals = new_totals(features, device)
     for step in range(first_step, training.steps):
         model.train()
         for group in optimiser.param_groups:
@@ -107,7 +107,7 @@ def train(
         done = step + 1
         if done % training.log_every_steps == 0 or done == training.steps:
             hooks.on_log(done, _metrics(totals, features, weights, norm, learning_rate(step, training)))
-            totals = _new_totals(features, device)
+            totals = new_totals(features, device)
         hooks.on_step(done, optimiser)
 
 
@@ -177,7 +177,7 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def _new_totals(features: Features, device: torch.device) -> Totals:
+def new_totals(features: Features, device: torch.device) -> Totals:
     count = len(features.tasks)
     return Totals(torch.zeros(count, device=device), np.zeros(count), started=time.perf_counter())
 

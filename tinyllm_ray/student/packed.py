@@ -30,7 +30,7 @@ def decoder_start(model: nn.Module) -> int | None:
 
 
 def use_packed_attention(model: nn.Module) -> None:
-    """Let a decoder-only student attend by groups; it stays so, as checkpointed layers run again in the backward pass."""
+    """Let a decoder-only student attend by groups, for good: checkpointed layers run again in the backward pass."""
     if model.config._attn_implementation != ATTENTION:
         from transformers import AttentionInterface
         from transformers.masking_utils import AttentionMaskInterface
@@ -74,7 +74,8 @@ def _t5_hidden(model: nn.Module, batch: Batch) -> torch.Tensor:
     for block in decoder.block:
         hidden = _run(model, _decoder_block, block, hidden, encoded, batch, biases, cross)
     hidden = decoder.dropout(decoder.final_layer_norm(hidden))
-    return hidden * model.config.d_model**-0.5 if model.config.scale_decoder_outputs else hidden
+    scaled = getattr(model.config, "scale_decoder_outputs", False)  # mT5 has no such key and never scales
+    return hidden * model.config.d_model**-0.5 if scaled else hidden
 
 
 def _run(model: nn.Module, function: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:

@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 from tinyllm_ray import storage
-from tinyllm_ray.config import validate
+from tinyllm_ray.config import public, validate
 from tinyllm_ray.data.features import Features, open_features, read_meta
 from tinyllm_ray.data.questions import read_questions
 from tinyllm_ray.data.tokenise import StudentTokenizer
@@ -146,9 +146,8 @@ def _start(trial: Trial, report: Report, device: torch.device) -> tuple[Run, tor
         load_checkpoint(checkpoints, first_step, model=model, optimiser=optimiser)
     recorder = None
     if rank() == 0:
-        storage.write_bytes(
-            storage.join(trial.dir, "config.yaml"), yaml.safe_dump(trial.experiment, sort_keys=False).encode()
-        )
+        config = yaml.safe_dump(public(experiment), sort_keys=False)
+        storage.write_bytes(storage.join(trial.dir, "config.yaml"), config.encode())
         recorder = records.Recorder(trial.dir, first_step=first_step)
     run = Run(trial, experiment, model, tokenizer, features, weights, recorder, report)
     for row in [row for row in records.read_evaluations(trial.dir) if row["step"] <= first_step]:

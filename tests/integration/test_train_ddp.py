@@ -1,0 +1,47 @@
+"""A trial on two ranks of a real Ray Train worker group."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import ray
+from safetensors.torch import load_file
+
+from tinyllm_ray.config import UserError
+from tinyllm_ray.student.train import run_trial, run_trial_ddp
+
+pytestmark = pytest.mark.engine
+SPEC = importlib.util.spec_from_file_location("student_world", Path(__file__).parents[1] / "student" / "conftest.py")
+student_world = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(student_world)
+POOLS = {"student": {"workers": 2, "cpus_per_worker": 1, "resource": "student_pool"}}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(num_cpus=4, resources={"student_pool": 2}, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_two_ranks_end_with_the_weights_of_one(cluster, tmp_path):
+    world = student_world.World(tmp_path)
+    training = {"steps": 4, "eval_every_steps": 2, "learning_rate": 1e-3}
+    one = world.trial("one", training=training)
+    run_trial(one, report=lambda row: None)
+    two = world.trial("two", training=training, pools=POOLS)
+    result = run_trial_ddp(two)
+
+    assert json.loads((Path(two.dir) / "result.json").read_text()) == result
+    assert [row["step"] for row in json.loads((Path(two.dir) / "evaluations.json").read_text())] == [2, 4]
+    alone, shared = (load_file(f"{trial.dir}/model/model.safetensors") for trial in (one, two))
+    for name, weight in alone.items():
+        assert (weight - shared[name]).norm() <= 1e-4 * weight.norm(), name
+
+
+def test_more_ranks_than_rows_of_a_step_are_refused_before_anything_starts(tmp_path):
+    world = student_world.World(tmp_path)
+    trial = world.trial(training={"batch_size": 1}, pools=POOLS)
+    with pytest.raises(UserError, match=r"2 ranks were asked for, but a step has 1 rows"):
+        run_trial_ddp(trial)

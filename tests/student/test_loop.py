@@ -1,0 +1,147 @@
+"""The training loop: exact over ranks and micro-batches, stops before a step that would spoil the weights."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tinyllm_ray.data.features import Features, open_features
+from tinyllm_ray.schema import Training
+from tinyllm_ray.student.loop import (
+    Hooks,
+    NonFiniteLoss,
+    learning_rate,
+    make_optimiser,
+    new_totals,
+    step_examples,
+    step_gradients,
+    train,
+)
+from tinyllm_ray.student.loss import StudentLoss
+from tinyllm_ray.student.model import load_student
+
+QUIET = Hooks(on_log=lambda step, values: None, on_step=lambda step, optimiser: None)
+WEIGHTS = [1.0, 0.5, 2.0]
+
+
+def gradients(model, features, indices, training):
+    module = StudentLoss(model)
+    totals = new_totals(features, torch.device("cpu"))
+    step_gradients(module, features, indices, training=training, weights=WEIGHTS, dtype="float32", totals=totals)
+    found = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    model.zero_grad()
+    return found, totals
+
+
+def student(trial, experiment, seed=0):
+    return load_student(experiment.student, tokenizer_folder=trial.tokenizer, seed=seed)[0].train()
+
+
+@pytest.fixture
+def ready(world, experiment):
+    trial = world.trial()
+    return student(trial, experiment), open_features(trial.features, "train")
+
+
+def test_micro_batches_do_not_change_the_gradient(ready):
+    model, features = ready
+    indices = step_examples(features, 0, training=Training(batch_size=8), weights=WEIGHTS, seed=0)
+    whole, _ = gradients(model, features, indices, Training(max_gradient_norm=None))
+    small = Training(max_gradient_norm=None, micro_batch_tokens=90, micro_batch_examples=2)
+    parts, _ = gradients(model, features, indices, small)
+    assert (whole - parts).norm() / whole.norm() < 1e-5
+
+
+def test_two_ranks_with_four_rows_each_give_the_gradients_of_one_with_eight(world, ready, tmp_path):
+    model, features = ready
+    training = Training(batch_size=8, max_gradient_norm=None)
+    indices = step_examples(features, 0, training=training, weights=WEIGHTS, seed=0)
+    lengths = features.examples[indices, 5]
+    assert lengths.max() > 20 * lengths.min()
+    alone, totals = gradients(model, features, indices, training)
+
+    nothing = [0.0, 0.0, 0.0]
+    ranks = run_ranks(tmp_path, world.trial(), ranks=2, weights=[WEIGHTS, nothing])
+
+    for exact, masked in ranks:
+        assert (exact["gradient"] - alone).norm() / alone.norm() < 1e-5
+        assert exact["sums"] == pytest.approx(totals.sums.tolist(), rel=1e-5)
+        assert torch.count_nonzero(masked["gradient"]) == 0 and masked["sums"] == nothing
+    assert torch.equal(ranks[0][0]["gradient"], ranks[1][0]["gradient"])
+
+
+def test_a_batch_with_all_tasks_masked_leaves_a_gradient_of_zero(ready):
+    model, features = ready
+    gradient, totals = gradients(model, features, np.zeros(0, np.int64), Training())
+    assert torch.count_nonzero(gradient) == 0
+    assert totals.sums.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_questions(ready):
+    model, features = ready
+    training = Training(steps=2, batch_size=3, learning_rate=1e-2)
+    with torch.no_grad():
+        model.encoder.block[0].layer[1].DenseReluDense.wo.weight[0, 0] = float("nan")
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises(NonFiniteLoss, match=r"step 1: .* questions of the batch: train-\d+, train-\d+, train-\d+"):
+        run(model, features, training)
+    assert all(torch.equal(a.nan_to_num(7), b.nan_to_num(7)) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_bit_and_another_does_not(world, experiment):
+    trial = world.trial()
+    features = open_features(trial.features, "train")
+    ends = []
+    for seed in (0, 0, 1):
+        model = student(trial, experiment)
+        run(model, features, Training(steps=4, batch_size=4, learning_rate=1e-2), seed=seed)
+        ends.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+
+
+def test_the_loss_falls_and_log_lines_hold_weighted_means(ready):
+    model, features = ready
+    lines = {}
+    hooks = Hooks(on_log=lines.__setitem__, on_step=lambda step, optimiser: None)
+    training = Training(steps=30, batch_size=8, learning_rate=1e-2, log_every_steps=10)
+    run(model, features, training, hooks=hooks)
+    assert list(lines) == [10, 20, 30]
+    assert lines[30]["train/loss"] < 0.7 * lines[10]["train/loss"]
+    parts = [lines[30][f"train/loss/{task}"] for task in ("label", "long", "short")]
+    assert lines[30]["train/loss"] == pytest.approx(np.dot(parts, WEIGHTS))
+
+
+def test_learning_rate_warms_up_and_falls_as_the_schedule_says():
+    linear = Training(steps=10, learning_rate=1.0, warmup_steps=2)
+    assert [learning_rate(step, linear) for step in (0, 1, 2, 6)] == [0.5, 1.0, 1.0, 0.5]
+    cosine = Training(steps=10, learning_rate=1.0, schedule="cosine")
+    assert learning_rate(5, cosine) == pytest.approx(0.5)
+    assert learning_rate(9, Training(steps=10, learning_rate=1.0, schedule="constant")) == 1.0
+
+
+def test_the_loop_imports_neither_ray_nor_mlflow():
+    code = "import sys, tinyllm_ray.student.loop; print([n for n in ('ray', 'mlflow', 'vllm') if n in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
+
+
+def run(model, features: Features, training: Training, *, seed=0, hooks=QUIET):
+    optimiser = make_optimiser(model, training)
+    settings = {"training": training, "weights": WEIGHTS, "seed": seed, "dtype": "float32"}
+    train(model, features, optimiser=optimiser, first_step=0, hooks=hooks, **settings)
+
+
+def run_ranks(folder: Path, trial, *, ranks, weights):
+    """Gradients and loss sums of the first step, from real processes that talk over gloo."""
+    job = {"trial": vars(trial), "ranks": ranks, "weights": weights, "folder": str(folder)}
+    (folder / "job.json").write_text(json.dumps(job))
+    script = Path(__file__).with_name("one_rank.py")
+    processes = [subprocess.Popen([sys.executable, script, folder / "job.json", str(rank)]) for rank in range(ranks)]
+    assert [process.wait(timeout=120) for process in processes] == [0] * ranks
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(ranks)]
