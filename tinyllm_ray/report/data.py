@@ -1,0 +1,223 @@
+"""Everything the page shows, read from MLflow and the rationale stores, so that it can be remade anywhere.
+
+In: an experiment, its output folder and tracking URI. Out: ReportData; what cannot be read is named in `missing`.
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from tinyllm_ray import storage
+from tinyllm_ray.config import UserError
+from tinyllm_ray.data import store
+from tinyllm_ray.redact import redact
+from tinyllm_ray.rows import SPLITS
+from tinyllm_ray.schema import Experiment
+from tinyllm_ray.teachers.quality import agreement, statistics
+from tinyllm_ray.tracking.read import DatasetRecord, Record, Records
+
+SAMPLES = 24  # questions whose rationales can be browsed
+CURVE_SEEDS = 3  # runs per variant whose curves are read
+NOT_METHODS = ("search", "final")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training as MLflow knows it."""
+
+    run_id: str
+    variant: str
+    seed: int
+    ended: str  # result, stopped, failure; empty while it runs
+    start_ms: int
+    metrics: dict[str, float]
+    params: dict[str, str]
+    differs: dict[str, str]  # what a search sampled, by dotted path
+    correct: dict[str, bool] = field(default_factory=dict)  # test question -> right
+
+    @property
+    def ranks(self) -> int:
+        return int(self.params["pools.student.workers" if self.variant == "final" else "search.ranks_per_trial"])
+
+    @property
+    def device_s(self) -> float:
+        return self.metrics["result/train_s"] * self.ranks if "result/train_s" in self.metrics else 0.0
+
+
+@dataclass(frozen=True)
+class TeacherText:
+    """A teacher's rationales: what they are made with, how good they look, what making them took."""
+
+    name: str
+    store: str
+    manifest: dict[str, Any]
+    content: str  # digest
+    rows: int
+    input_tokens: int
+    output_tokens: int
+    quality: dict[str, Any]
+    rationales: dict[str, dict[str, Any]]  # question id -> row
+
+
+@dataclass(frozen=True)
+class ReportData:
+    experiment: Experiment
+    parent: Record
+    trials: list[Trained]
+    curves: dict[str, dict[str, list[tuple[int, float]]]]  # metric -> variant -> (step, mean over seeds)
+    datasets: list[DatasetRecord]
+    teachers: list[TeacherText]
+    agreement: dict[str, float]  # "a & b" -> share
+    generations: list[dict[str, Any]]  # by run that generated: teacher -> its report
+    samples: list[dict[str, Any]]
+    missing: list[str]
+
+    @property
+    def methods(self) -> dict[str, list[Trained]]:
+        """Scored trainings by variant, without the search's."""
+        found: dict[str, list[Trained]] = {}
+        for trial in self.trials:
+            if trial.variant not in NOT_METHODS and "test/accuracy" in trial.metrics:
+                found.setdefault(trial.variant, []).append(trial)
+        return found
+
+    @property
+    def scores(self) -> dict[str, dict[int, dict[str, bool]]]:
+        return {
+            name: {trial.seed: trial.correct for trial in trials if trial.correct}
+            for name, trials in self.methods.items()
+        }
+
+    def of(self, variant: str) -> list[Trained]:
+        return [trial for trial in self.trials if trial.variant == variant]
+
+
+def read_report(experiment: Experiment, *, output_dir: str, uri: str) -> ReportData:
+    """Raises UserError where the store has no run of this experiment."""
+    records = Records(uri, timeout_s=experiment.tracking.connect_timeout_s)
+    parent = records.parent(experiment.tracking.experiment or experiment.name, output_dir=output_dir)
+    missing: list[str] = []
+    trials = newest([_trained(record, records) for record in records.children(parent)])
+    datasets = records.datasets(parent.run_id)
+    teachers = _teachers(experiment, output_dir, missing)
+    return ReportData(
+        experiment,
+        parent,
+        trials,
+        _curves(trials, records),
+        datasets,
+        teachers,
+        agreement({t.name: {q: row["predicted_answer"] for q, row in t.rationales.items()} for t in teachers}),
+        [json.loads(records.artifact(parent.run_id, path)) for path in records.files(parent.run_id, "generation")],
+        _samples(teachers, datasets, missing),
+        missing,
+    )
+
+
+def newest(trials: Sequence[Trained]) -> list[Trained]:
+    """The newest of each variant and seed, where a method was repeated; all trials of a search."""
+    kept: dict[Any, Trained] = {}
+    for trial in sorted(trials, key=lambda trial: trial.start_ms):
+        kept[trial.run_id if trial.variant == "search" else (trial.variant, trial.seed)] = trial
+    return list(kept.values())
+
+
+def _trained(record: Record, records: Records) -> Trained:
+    differs = {key.removeprefix("differs."): value for key, value in record.tags.items() if key.startswith("differs.")}
+    correct: dict[str, bool] = {}
+    if "test/accuracy" in record.metrics and "predictions/test.parquet" in records.files(record.run_id, "predictions"):
+        data = io.BytesIO(records.artifact(record.run_id, "predictions/test.parquet"))
+        table = pq.read_table(data, columns=["question_id", "correct"])
+        correct = dict(zip(table["question_id"].to_pylist(), table["correct"].to_pylist(), strict=True))
+    return Trained(
+        record.run_id,
+        record.tags["variant"],
+        int(record.tags["seed"]),
+        record.tags.get("ended") or "",
+        record.start_ms,
+        record.metrics,
+        record.params,
+        differs,
+        correct,
+    )
+
+
+def _curves(trials: Sequence[Trained], records: Records) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Loss components and validation accuracy by variant: at each step the mean of the seeds that have it."""
+    points: dict[str, dict[str, dict[int, list[float]]]] = {}
+    for trial in trials:
+        if trial.variant == "search" or trial.seed not in _first_seeds(trials, trial.variant):
+            continue
+        for name in trial.metrics:
+            if name.startswith("train/loss") or name == "eval/accuracy":
+                for step, value in records.curve(trial.run_id, name):
+                    points.setdefault(name, {}).setdefault(trial.variant, {}).setdefault(step, []).append(value)
+    return {
+        name: {
+            variant: [(step, sum(values) / len(values)) for step, values in sorted(steps.items())]
+            for variant, steps in variants.items()
+        }
+        for name, variants in points.items()
+    }
+
+
+def _first_seeds(trials: Sequence[Trained], variant: str) -> list[int]:
+    return sorted({trial.seed for trial in trials if trial.variant == variant})[:CURVE_SEEDS]
+
+
+def _teachers(experiment: Experiment, output_dir: str, missing: list[str]) -> list[TeacherText]:
+    from tinyllm_ray.teachers.manifest import rationale_store
+
+    teachers = []
+    for teacher in experiment.teachers:
+        try:
+            folder = rationale_store(experiment, teacher.name, output_dir=output_dir)
+            teachers.append(read_teacher(teacher.name, folder))
+        except (UserError, OSError) as error:
+            missing.append(f"the rationales of {teacher.name}: {error}")
+    return teachers
+
+
+def read_teacher(name: str, folder: str) -> TeacherText:
+    """Raises UserError or OSError where the store is not to be read from here."""
+    manifest = redact(store.read_manifest(folder))
+    rows = [row for split in SPLITS for row in store.read(folder, split, failures=True).to_pylist()]
+    good = {row["question_id"]: row for row in rows if not row["failure"] and not row["sample"]}
+    sums = Counter()
+    for row in rows:
+        sums.update(input=row["input_tokens"] or 0, output=row["output_tokens"] or 0)
+    content = store.content_digest(folder)
+    return TeacherText(
+        name, folder, manifest, content, len(rows), sums["input"], sums["output"], statistics(rows), good
+    )
+
+
+def _samples(
+    teachers: Sequence[TeacherText], datasets: Sequence[DatasetRecord], missing: list[str]
+) -> list[dict[str, Any]]:
+    """Questions with every teacher's text: evenly spread over the training split, so that nobody has chosen them."""
+    train = next((item for item in datasets if item.name.endswith("-train")), None)
+    if train is None or not teachers:
+        return []
+    try:
+        questions = storage.read_table(train.uri).to_pylist()
+    except OSError as error:
+        missing.append(f"the training questions: {error}")
+        return []
+    known = [row for row in questions if any(row["question_id"] in teacher.rationales for teacher in teachers)]
+    return [_sample(row, teachers) for row in known[:: max(1, len(known) // SAMPLES)][:SAMPLES]]
+
+
+def _sample(question: Mapping[str, Any], teachers: Sequence[TeacherText]) -> dict[str, Any]:
+    texts = []
+    for teacher in teachers:
+        row = teacher.rationales.get(question["question_id"])
+        texts.append(
+            {"teacher": teacher.name, "text": row["rationale"] if row else "", "flags": row["flags"] if row else []}
+        )
+    return {**question, "texts": texts}
