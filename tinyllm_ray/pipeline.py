@@ -142,7 +142,7 @@ class Pipeline:
 
         for split in ("train", "validation"):
             if split not in self.questions:
-                raise UserError(f"the dataset has no {split} split, which training needs; name its file in dataset.splits")
+                raise UserError(f"the dataset has no {split} split; training needs it: name its file in dataset.splits")
         return Inputs(self.dir, self.questions, self._stores())
 
     def _tracker(self) -> Any:

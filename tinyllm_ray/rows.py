@@ -63,7 +63,9 @@ class Prediction:
     answer: str
     predicted: str  # by what `evaluation.by` names
     correct: bool
-    choice_scores: list[float]  # mean token log-likelihood of each choice, in the order of `choices`; empty if not ranked
+    choice_scores: list[
+        float
+    ]  # mean token log-likelihood of each choice, in the order of `choices`; empty if not ranked
     generated: str  # the label task's generated text; empty if not generated
     rationales: dict[str, str] = field(default_factory=dict)  # the student's own, by teacher name
 
