@@ -1,0 +1,85 @@
+"""The whole YAML schema: every key of an experiment, its default, its unit and what is allowed.
+
+In: plain dicts from YAML. Out: frozen Pydantic models. `config.py` reads files and overrides into them.
+"""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from tinyllm_ray.schema.base import LABEL_TASK, Fraction, Name, Section
+from tinyllm_ray.schema.inputs import Columns, Dataset, Endpoint, InContext, Miniature, Prompts, Sampling, Teacher
+from tinyllm_ray.schema.run import Choice, Grid, LogUniform, Output, Pool, Pools, Search, Tracking, Uniform
+from tinyllm_ray.schema.student import Evaluation, FromScratch, Lora, Loss, Student, Training, UseRationales
+
+__all__ = [
+    "LABEL_TASK",
+    "Choice",
+    "Columns",
+    "Dataset",
+    "Endpoint",
+    "Evaluation",
+    "Experiment",
+    "Fraction",
+    "FromScratch",
+    "Grid",
+    "InContext",
+    "LogUniform",
+    "Lora",
+    "Loss",
+    "Miniature",
+    "Name",
+    "Output",
+    "Pool",
+    "Pools",
+    "Prompts",
+    "Sampling",
+    "Search",
+    "Section",
+    "Student",
+    "Teacher",
+    "Tracking",
+    "Training",
+    "Uniform",
+    "UseRationales",
+]
+
+
+class Experiment(Section):
+    name: Name
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    dataset: Dataset
+    prompts: Prompts = Prompts()
+    teachers: list[Teacher] = Field([])
+    student: Student
+    loss: Loss = Loss()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    search: Search = Search()
+    pools: Pools = Pools()
+    tracking: Tracking = Tracking()
+    output: Output = Output()
+
+    @model_validator(mode="after")
+    def _teachers_agree(self) -> "Experiment":
+        names = [teacher.name for teacher in self.teachers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"teachers: two teachers are named {twice[0]!r}; names must differ")
+        reserved = {LABEL_TASK, "gold", "all"} & set(names)
+        if reserved:
+            raise ValueError(f"teachers: the name {reserved.pop()!r} is taken by the label task; choose another")
+        unknown = sorted(set(self.loss.rationale_weights) - set(names))
+        if unknown:
+            raise ValueError(f"loss.rationale_weights: no teacher is named {unknown[0]!r}; the teachers are {names}")
+        if self.training.steps and not self.loss.label_weight and not any(self.loss.rationale_weights.values()):
+            raise ValueError(
+                "loss: all weights are zero; set loss.label_weight or one of loss.rationale_weights above 0"
+            )
+        return self
+
+    def teacher(self, name: str) -> Teacher:
+        for teacher in self.teachers:
+            if teacher.name == name:
+                return teacher
+        raise ValueError(f"no teacher is named {name!r}; the teachers are {[t.name for t in self.teachers]}")

@@ -1,0 +1,20 @@
+"""What every section of an experiment shares: unknown keys are refused, values do not change."""
+
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+LABEL_TASK = "label"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def without_credentials(url: str, instead: str) -> str:
+    if re.search(r"://[^/]*@", url):
+        raise ValueError(f"the address holds credentials; {instead}")
+    return url

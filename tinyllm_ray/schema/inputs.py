@@ -1,0 +1,131 @@
+"""What goes in: `dataset`, `prompts` and `teachers`."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from tinyllm_ray.schema.base import Fraction, Name, Section, without_credentials
+
+
+class Columns(Section):
+    id: str | None = Field(None, description="column of the question id; null numbers the rows")
+    question: str = Field("question", description="column of the question text")
+    choices: str = Field("choices", description="column of the list of choice texts")
+    answer: str = Field("answer", description="column of the answer: its text, its letter or its position from 0")
+
+
+class Miniature(Section):
+    """Sizes of the generated world and of its teachers' schooling (dataset.format: miniature)."""
+
+    seed: int = Field(0, ge=0)
+    entities: int = Field(120, ge=4, le=2000, description="animals")
+    kinds: int = Field(10, ge=2, le=24, description="an animal is of one kind")
+    attributes: int = Field(8, ge=1, le=8, description="habits of a kind that questions ask for")
+    values: int = Field(5, ge=4, le=6, description="values of an attribute, shared by the kinds")
+    train: int = Field(300, ge=1, description="questions")
+    validation: int = Field(150, ge=1, description="questions")
+    test: int = Field(500, ge=1, description="questions")
+    teacher_steps: int = Field(600, ge=1, description="optimiser steps of each teacher's own training")
+    teacher_batch_size: int = Field(32, ge=1, description="lessons per step")
+
+
+class Dataset(Section):
+    name: Name = Field(
+        description="names the stores; obqa, arc, piqa, riddle, pubmedqa and bioasq have published numbers"
+    )
+    format: Literal[
+        "reference", "obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq", "jsonl", "json", "parquet", "miniature"
+    ] = Field(
+        "reference",
+        description="`reference` reads the TinyLLM repository's files; a dataset name reads the original's files",
+    )
+    path: str | None = Field(
+        None, description="folder that holds the splits' files; a local path, http(s) or cloud URI"
+    )
+    splits: dict[Literal["train", "validation", "test"], str] = Field(
+        default_factory=dict, description="file of each split, relative to `path`; empty: the format's own names"
+    )
+    columns: Columns = Columns()
+    max_rejected_fraction: Fraction = Field(0.01, description="stop when more of a split's rows than this are bad")
+    max_rows: int | None = Field(None, ge=1, description="read at most this many rows of each split")
+    miniature: Miniature = Miniature()
+
+
+class InContext(Section):
+    examples: int = Field(2, ge=0, description="solved examples in a teacher's prompt")
+    pool: int | None = Field(None, ge=1, description="number of seeded example sets to share; null draws per question")
+
+
+class Prompts(Section):
+    template: str = Field("paper", description="name of a packaged template or path of a file that holds {question}")
+    in_context: InContext = InContext()
+    teacher_forcing: bool = Field(True, description="show the gold answer in the teacher's prompt")
+    chat_template: Literal["auto", "on", "off"] = Field("auto", description="auto: on where the tokenizer has one")
+    rationale_splits: list[Literal["train", "validation", "test"]] = Field(
+        ["train", "validation"], description="splits for which the teachers write rationales"
+    )
+    answer_splits: list[Literal["train", "validation", "test"]] = Field(
+        [], description="splits that the teachers answer without teacher forcing"
+    )
+    seed: int = Field(0, description="seed of the in-context choice")
+
+
+class Sampling(Section):
+    max_tokens: int = Field(128, ge=1, description="new tokens a rationale may have")
+    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0)
+    stop: list[str] = Field([], description="texts that end a rationale")
+    seed: int = Field(0, ge=0)
+
+
+class Endpoint(Section):
+    url: str = Field(description="base URL of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1")
+    api_key_env: str | None = Field(
+        None, description="environment variable that holds the key; the key itself is never written"
+    )
+    concurrency: int = Field(16, ge=1, description="requests under way at once")
+    timeout_s: float = Field(120, gt=0)
+    max_retries: int = Field(5, ge=0, description="tries after the first, with exponential backoff")
+
+    @field_validator("url")
+    @classmethod
+    def _no_credentials(cls, url: str) -> str:
+        return without_credentials(url, "put the key in an environment variable and name it in api_key_env")
+
+
+class Teacher(Section):
+    name: Name
+    model: str | None = Field(None, description="hub id or folder; null only with `store`")
+    revision: str | None = Field(None, description="hub revision")
+    kind: Literal["auto", "vllm", "seq2seq", "endpoint"] = Field("auto", description="auto reads the model's config")
+    adapter: str | None = Field(
+        None, description="folder of a LoRA adapter for the model (engines in_process and seq2seq)"
+    )
+    engine: Literal["auto", "in_process", "ray_data_llm"] = Field(
+        "auto", description="vLLM engine; auto: in_process on CPU, ray_data_llm on GPU"
+    )
+    store: str | None = Field(None, description="folder of existing rationales (holds <split>/); nothing is generated")
+    task_prefix: str = Field("rationale: ", description="what the student's input starts with for this teacher's task")
+    sampling: Sampling = Sampling()
+    samples_per_question: int = Field(1, ge=1, description="rationales per question; more than one needs a temperature")
+    batch_size: int = Field(256, ge=1, description="prompts handed to the engine at once")
+    batch_tokens: int = Field(8192, ge=1, description="seq2seq: padded source tokens of one batch")
+    engine_kwargs: dict[str, Any] = Field(default_factory=dict, description="passed to vLLM as they are")
+    endpoint: Endpoint | None = None
+    max_attempts: int = Field(2, ge=1, description="tries of a failed row within one run")
+    max_failed_fraction: Fraction = Field(0.01, description="fail the run when more rows than this have no rationale")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model; logged when on")
+
+    @model_validator(mode="after")
+    def _source(self) -> "Teacher":
+        if not self.model and not self.store:
+            raise ValueError(f"teacher {self.name!r} has neither `model` nor `store`; give one of them")
+        if self.kind == "endpoint" and self.endpoint is None:
+            raise ValueError(f"teacher {self.name!r} is of kind endpoint; give `endpoint.url`")
+        if self.samples_per_question > 1 and self.sampling.temperature == 0:
+            raise ValueError(
+                f"teacher {self.name!r}: samples_per_question is {self.samples_per_question} and temperature 0, so all "
+                "would be equal; set sampling.temperature above 0"
+            )
+        return self
