@@ -12,7 +12,7 @@ from tinyllm_ray.report.data import ReportData, Trained
 from tinyllm_ray.report.effects import Effect, interval
 from tinyllm_ray.report.published import published, published_teachers
 from tinyllm_ray.report.search_figures import draw_parallel, draw_progress
-from tinyllm_ray.report.style import DARK, LIGHT, colour, render, words
+from tinyllm_ray.report.style import DARK, LIGHT, colour, legend_below, render, words
 
 ROW = 0.36  # inches of a row in a dot plot
 
@@ -92,8 +92,7 @@ def draw_methods(data: ReportData, axes: Any) -> None:
     axes.set_yticks(range(len(names)), [words(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.6)
     axes.set_xlabel("test accuracy, %")
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.22 if len(names) > 4 else -0.3), ncols=2)
+    legend_below(axes)
 
 
 def draw_effects(data: ReportData, effects: Sequence[Effect], axes: Any) -> None:
@@ -141,7 +140,7 @@ def draw_tradeoff(
         axes.set_xscale("log")
     axes.set_xlabel(label)
     axes.set_ylabel("validation accuracy, %")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
+    legend_below(axes)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -163,7 +162,7 @@ def draw_curves(data: ReportData, metric: str, axes: Any) -> None:
         axes.plot(steps, [scale * value for value in values], dash, color=tint, lw=1.6, label=words(variant))
     axes.set_xlabel("step")
     axes.set_ylabel("validation accuracy, %" if scale == 100 else "cross-entropy a token")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
+    legend_below(axes)
 
 
 def draw_flags(data: ReportData, axes: Any) -> None:
@@ -177,7 +176,7 @@ def draw_flags(data: ReportData, axes: Any) -> None:
     axes.set_yticks(range(len(flags)), [words(flag) for flag in flags])
     axes.invert_yaxis()
     axes.set_xlabel("share of rationales, %")
-    axes.legend(loc="lower right")
+    legend_below(axes)
 
 
 def draw_time(data: ReportData, axes: Any) -> None:

@@ -7,7 +7,7 @@ import yaml
 from matplotlib import colormaps
 
 from tinyllm_ray.report.data import Trained
-from tinyllm_ray.report.style import ALL, SEARCH
+from tinyllm_ray.report.style import ALL, SEARCH, legend_below
 
 
 def draw_parallel(trials: Sequence[Trained], axes: Any) -> None:
@@ -50,7 +50,7 @@ def draw_progress(trials: Sequence[Trained], axes: Any) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("trial")
     axes.set_ylabel("validation accuracy, %")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
+    legend_below(axes)
 
 
 def _heights(values: Sequence[Any]) -> list[float]:

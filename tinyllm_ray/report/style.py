@@ -71,5 +71,12 @@ def render(draw: Callable[[Any], None], *, height: float, theme: Theme) -> bytes
     return buffer.getvalue()
 
 
+def legend_below(axes: Any) -> None:
+    """Outside the axes, where it hides nothing; none where nothing is labelled."""
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        axes.figure.legend(handles, labels, loc="outside lower center", ncols=3)
+
+
 def words(variant: str) -> str:
     return variant.replace("_", " ")
