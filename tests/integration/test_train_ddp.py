@@ -20,7 +20,7 @@ POOLS = {"student": {"workers": 2, "cpus_per_worker": 1, "resource": "student_po
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(num_cpus=4, resources={"student_pool": 2}, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=4, resources={"student_pool": 2}, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -1,5 +1,6 @@
 """A small world of questions, stores and features that the student's tests train on."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,9 @@ def world(tmp_path: Path) -> World:
 @pytest.fixture
 def experiment() -> Experiment:
     return make_experiment()
+
+
+@pytest.fixture
+def make() -> Any:
+    """The helpers of this file, for tests that cannot import it."""
+    return sys.modules[__name__]

@@ -1,4 +1,4 @@
-"""One rank of a gloo group: gradients of a trial's first step, one for each list of weights, to <folder>/rank-<rank>.pt."""
+"""One rank of a gloo group: gradients of a trial's first step for each list of weights, to <folder>/rank-<rank>.pt."""
 
 import json
 import sys

@@ -1,0 +1,108 @@
+"""Ranking, generation and their figures against the plain way and values worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from tinyllm_ray.data.features import open_features
+from tinyllm_ray.data.prompts import student_input
+from tinyllm_ray.schema import Evaluation
+from tinyllm_ray.student.evaluate import (
+    Reader,
+    calibration_error,
+    choice_scores,
+    evaluate,
+    generate,
+    paired_interval,
+    validation_losses,
+)
+from tinyllm_ray.student.loss import task_weights
+from tinyllm_ray.student.model import load_student
+
+
+@pytest.fixture(params=["tiny", "decoder"])
+def reader(request, world, make):
+    experiment = make.make_experiment(student={"model": request.param})
+    trial = world.trial(student={"model": request.param})
+    model, tokenizer = load_student(experiment.student, tokenizer_folder=trial.tokenizer, seed=3)
+    return Reader(model.eval(), tokenizer, experiment.student, 5)
+
+
+def plain_score(reader, question, choice):
+    """Mean log-likelihood of a choice by one forward pass of the model as it is."""
+    source = torch.tensor(reader.tokenizer.sources([student_input("predict: ", question)]))
+    target = torch.tensor(reader.tokenizer.targets([choice]))
+    reader.model.set_attn_implementation("eager")
+    if reader.tokenizer.encoder_decoder:
+        return -reader.model(input_ids=source, labels=target).loss.item()
+    ids = torch.cat([source, target], 1)
+    labels = ids.clone()
+    labels[:, : source.shape[1]] = -100
+    return -reader.model(input_ids=ids, labels=labels).loss.item()
+
+
+def test_choice_scores_equal_one_forward_pass_for_each_choice(reader, world):
+    questions = world.asked["test"]
+    scores = choice_scores(reader, questions)
+    for question, row in list(zip(questions, scores, strict=True))[::3]:
+        plain = [plain_score(reader, question, choice) for choice in question.choices]
+        assert row == pytest.approx(plain, rel=1e-4)
+
+
+def test_batched_generation_equals_one_question_at_a_time(reader, world):
+    questions = world.asked["test"]
+    together = generate(reader, questions, prefix="explain: ", max_new_tokens=6)
+    alone = [generate(reader, [question], prefix="explain: ", max_new_tokens=6)[0] for question in questions]
+    assert together == alone
+
+
+def test_evaluation_has_the_promised_metrics_and_rows(reader, world):
+    metrics, predictions = evaluate(
+        reader.model,
+        reader.tokenizer,
+        questions=world.asked["test"],
+        student=reader.student,
+        evaluation=Evaluation(by="both", max_new_tokens=3),
+        rationale_prefixes={"long": "explain: "},
+        rationale_questions=2,
+    )
+    named = {"accuracy", "exact_match", "unparsable", "calibration_error"}
+    assert set(metrics) == {f"eval/{name}" for name in named} | {"time/latency_ms"}
+    assert metrics["eval/accuracy"] == np.mean([row.correct for row in predictions])
+    assert all(
+        row.predicted == q.choices[int(np.argmax(row.choice_scores))]
+        for row, q in zip(predictions, world.asked["test"], strict=True)
+    )
+    assert ["long" in row.rationales for row in predictions] == [True, True] + [False] * 6
+
+
+def test_generation_alone_decides_accuracy_when_asked_to(reader, world):
+    evaluation = Evaluation(by="generation", max_new_tokens=3)
+    metrics, predictions = evaluate(
+        reader.model, reader.tokenizer, questions=world.asked["test"], student=reader.student, evaluation=evaluation
+    )
+    assert metrics["eval/accuracy"] == metrics["eval/exact_match"]
+    assert predictions[0].choice_scores == [] and predictions[0].predicted == predictions[0].generated
+
+
+def test_validation_losses_name_the_tasks_that_have_weight(world, make):
+    experiment = make.make_experiment(loss={"rationale_weights": {"long": 0.0, "short": 1.0}})
+    trial = world.trial()
+    model, _ = load_student(experiment.student, tokenizer_folder=trial.tokenizer, seed=0)
+    features = open_features(trial.features, "validation")
+    weights = task_weights(experiment.loss, features.tasks)
+    settings = {"weights": weights, "training": experiment.training, "dtype": "float32", "max_rows": None}
+    assert set(validation_losses(model, features, **settings)) == {"eval/loss/label", "eval/loss/short"}
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
+    # bin 0.6-0.7: confidence 0.65, accuracy 0.5, two of three rows; bin 0.9-1: confidence 1, accuracy 1
+    assert calibration_error([0.62, 0.68, 1.0], [True, False, True]) == pytest.approx(2 / 3 * 0.15)
+    assert calibration_error([1.0, 1.0], [False, False]) == 1.0
+
+
+def test_paired_intervals_hold_the_mean_difference_and_know_noise():
+    mean, low, high = paired_interval([1, 1, 1, 1], [0, 0, 0, 0])
+    assert (mean, low, high) == (1.0, 1.0, 1.0)
+    mean, low, high = paired_interval([1, 0, 1, 0] * 25, [0, 1, 0, 1] * 25)
+    assert mean == 0 and low < 0 < high

@@ -1,0 +1,127 @@
+"""Features from questions and stores: joined by id, masked row by row, cut never in silence."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinyllm_ray.config import UserError
+from tinyllm_ray.data.features import open_features, read_meta
+from tinyllm_ray.data.tokenise import StudentTokenizer
+
+
+def texts(trial, features, row, task):
+    """Target texts of one row and task."""
+    tokenizer = StudentTokenizer.open(trial.tokenizer)
+    table = features.examples[features.examples_of(np.array([row]))]
+    spans = [(start, length) for _, of, _, _, start, length in table if of == task]
+    return [tokenizer.decode(features.tokens[start : start + length].tolist()) for start, length in spans]
+
+
+def test_each_row_has_its_answer_and_each_teachers_rationale(world):
+    trial = world.trial()
+    features = open_features(trial.features, "train")
+    assert features.tasks == ["label", "long", "short"]
+    assert texts(trial, features, 5, 0) == ["green"]
+    assert texts(trial, features, 5, 2) == ["it is green"]
+    assert features.question_ids[5] == "train-5"
+    assert isinstance(features.tokens, np.memmap)
+
+
+def test_inputs_hold_prefix_question_and_choices_and_end_with_the_end_mark(world):
+    trial = world.trial()
+    features = open_features(trial.features, "train")
+    tokenizer = StudentTokenizer.open(trial.tokenizer)
+    _, _, start, length, *_ = features.examples[features.examples_of(np.array([1]))[1]]
+    ids = features.tokens[start : start + length].tolist()
+    assert ids[-1] == tokenizer.eos
+    choices = "(a) red\n(b) green\n(c) blue\n(d) grey"
+    assert tokenizer.decode(ids) == f"explain: what colour has thing 1 indeed\nAnswer Choices:\n{choices}"
+
+
+def test_rationales_are_joined_by_question_id_whatever_the_order_of_the_store(world, make):
+    rows = [make.rationale(q.question_id, f"about {q.question_id}") for q in reversed(world.asked["train"])]
+    world.stores["short"] = make.write_store(world.folder, "turned", {"train": rows})
+    trial = world.trial()
+    features = open_features(trial.features, "train")
+    assert [texts(trial, features, row, 2) for row in (0, 39)] == [["about train-0"], ["about train-39"]]
+
+
+def test_a_row_without_a_usable_rationale_keeps_its_other_tasks(world, make):
+    unusable = {0: "", 1: " nan ", 2: "fine", 3: "loops", 4: "failed"}
+    rows = [make.rationale(f"train-{i}", text, flags=["looping"] if i == 3 else []) for i, text in unusable.items()]
+    rows[4] = make.rationale("train-4", "half a te", failure="engine error")
+    world.stores["short"] = make.write_store(world.folder, "poor", {"train": rows})
+    trial = world.trial(training={"use_rationales": {"drop": ["looping"]}})
+    features = open_features(trial.features, "train")
+    assert [len(texts(trial, features, row, 2)) for row in range(6)] == [0, 0, 1, 0, 0, 0]
+    assert all(len(texts(trial, features, row, task)) == 1 for row in range(6) for task in (0, 1))
+    masked = read_meta(trial.features)["splits"]["train"]["masked"]
+    assert masked["short/empty"] == 2 and masked["short/flagged"] == 1 and masked["short/missing"] == 39
+
+
+def test_several_rationales_of_a_question_are_all_targets_and_share_its_input(world, make):
+    rows = [make.rationale("train-7", text, sample=i) for i, text in enumerate(["it is grey", "grey it is"])]
+    world.stores["short"] = make.write_store(world.folder, "twice", {"train": rows})
+    trial = world.trial()
+    features = open_features(trial.features, "train")
+    assert texts(trial, features, 7, 2) == ["it is grey", "grey it is"]
+    sources = features.examples[features.examples_of(np.array([7])), 2]
+    assert sources[2] == sources[3]
+
+
+def test_a_store_with_rows_of_unknown_questions_is_counted_and_refused_above_the_share(world, make):
+    rows = [make.rationale(q.question_id, "fine") for q in world.asked["train"]]
+    rows += [make.rationale(f"stranger-{i}", "who") for i in range(10)]
+    world.stores["short"] = make.write_store(world.folder, "strange", {"train": rows})
+    with pytest.raises(UserError, match=r"store of short holds 10 of 50 train rows .* raise training.max_unknown"):
+        world.trial()
+    trial = world.trial(training={"max_unknown_fraction": 0.2})
+    assert read_meta(trial.features)["splits"]["train"]["unknown"]["short"] == 10
+
+
+def test_an_input_that_would_be_cut_is_refused_with_the_length_it_needs(world):
+    with pytest.raises(UserError, match=r"120 of 120 inputs are longer than .*max_input_tokens = 30.*set .* to 36,"):
+        world.trial(student={"max_input_tokens": 30})
+    trial = world.trial(student={"max_input_tokens": 30}, training={"max_truncated_fraction": 1.0})
+    features = open_features(trial.features, "train")
+    assert features.examples[:, 3].max() == 30
+
+
+def test_answers_longer_than_max_label_tokens_are_refused(world):
+    with pytest.raises(UserError, match=r"labels are longer than student.max_label_tokens = 1"):
+        world.trial(student={"max_label_tokens": 1})
+
+
+def test_rationales_that_are_cut_are_counted(world):
+    trial = world.trial(student={"max_rationale_tokens": 20})
+    counts = read_meta(trial.features)["splits"]["train"]
+    lengths = open_features(trial.features, "train").examples
+    assert 0 < counts["truncated"]["long"] < 40 and counts["truncated"]["short"] == 0
+    assert lengths[lengths[:, 1] == 1, 5].max() == 20
+
+
+def test_a_teachers_answers_can_be_the_labels_of_train_but_not_of_validation(world, make):
+    rows = [make.rationale(q.question_id, "so", predicted_answer="blue") for q in world.asked["train"][:3]]
+    world.stores["long:answers"] = make.write_store(world.folder, "answers", {"train": rows})
+    trial = world.trial(training={"label_source": "teacher:long"})
+    train, validation = (open_features(trial.features, split) for split in ("train", "validation"))
+    assert [texts(trial, train, row, 0) for row in (0, 3)] == [["blue"], []]
+    assert texts(trial, validation, 0, 0) == ["red"]
+
+
+def test_answers_that_were_never_generated_are_refused(world):
+    with pytest.raises(UserError, match=r"add `train` to prompts.answer_splits"):
+        world.trial(training={"label_source": "teacher:long"})
+
+
+def test_features_are_built_once_and_again_only_when_what_they_depend_on_changes(world, make):
+    trial = world.trial()
+    stamp = Path(trial.features, "meta.json").stat().st_mtime_ns
+    assert world.trial(training={"learning_rate": 0.5}).features == trial.features
+    assert Path(trial.features, "meta.json").stat().st_mtime_ns == stamp
+    assert world.trial(student={"label_prefix": "answer: "}).features != trial.features
+    assert [path.name for path in Path(trial.features).parent.glob(".tmp-*")] == []
+    plan = json.loads(Path(trial.features, "meta.json").read_text())["plan"]
+    assert plan["prefixes"] == ["predict: ", "explain: ", "rationale: "]
