@@ -7,7 +7,7 @@ import pytest
 TOY = """
 name: toy
 dataset: {name: toy, format: jsonl, path: %s, splits: {train: train.jsonl, validation: train.jsonl}}
-teachers: [{name: a, model: nowhere}]
+teachers: [{name: a, model: any, kind: endpoint, endpoint: {url: "http://127.0.0.1:9/v1"}}]
 student: {model: nano, from_scratch: {nano: {}}}
 """
 

@@ -16,10 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 from tinyllm_ray.redact import redact
 from tinyllm_ray.schema import Choice, Experiment, Grid, LogUniform, Section, Uniform
+from tinyllm_ray.schema.base import UserError
 
-
-class UserError(ValueError):
-    """A mistake of the user's: the message says what was given, what is allowed and which key to change."""
+__all__ = ["UserError", "digest", "flatten", "load_experiment", "output_dir", "public", "validate", "with_overrides"]
 
 
 def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:

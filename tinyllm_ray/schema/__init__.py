@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from tinyllm_ray.schema.base import LABEL_TASK, Fraction, Name, Section
+from tinyllm_ray.schema.base import LABEL_TASK, Fraction, Name, Section, UserError
 from tinyllm_ray.schema.inputs import Columns, Dataset, Endpoint, InContext, Miniature, Prompts, Sampling, Teacher
 from tinyllm_ray.schema.run import Choice, Grid, LogUniform, Output, Pool, Pools, Search, Tracking, Uniform
 from tinyllm_ray.schema.student import Evaluation, FromScratch, Lora, Loss, Student, Training, UseRationales
@@ -82,4 +82,4 @@ class Experiment(Section):
         for teacher in self.teachers:
             if teacher.name == name:
                 return teacher
-        raise ValueError(f"no teacher is named {name!r}; the teachers are {[t.name for t in self.teachers]}")
+        raise UserError(f"no teacher is named {name!r}; the teachers are {[t.name for t in self.teachers]}")

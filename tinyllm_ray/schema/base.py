@@ -10,6 +10,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 LABEL_TASK = "label"
 
 
+class UserError(ValueError):
+    """A mistake of the user's: the message says what was given, what is allowed and which key to change."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
