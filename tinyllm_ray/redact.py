@@ -11,7 +11,7 @@ from typing import Any
 BLANK = "***"
 SHORTEST = 6  # environment values below this many characters would blank ordinary words
 _NAMES = (
-    r"token|password|passwd|passphrase|secret|credentials?|authorization|(?:api|access|secret|private)_?key(?:_id)?"
+    r"token|password|passwd|passphrase|secret|credentials?|authorization|(?:api|access|secret|private)[_-]?key(?:_id)?"
 )
 _KEY = re.compile(rf"(?i)(^|[_.\s-])({_NAMES})$")
 _PATTERNS = (

@@ -24,7 +24,7 @@ def draw_parallel(trials: Sequence[Trained], axes: Any) -> None:
         share = (accuracies[number] - low) / (high - low) if high > low else 1.0
         path = [column[number] for column in heights]
         dash = "--" if trial.ended == "stopped" else "-"
-        axes.plot(range(len(path)), path, dash, color=tints(0.1 + 0.8 * share), lw=1.2 + 1.4 * share, alpha=0.9)
+        axes.plot(range(len(path)), path, dash, color=tints(0.3 + 0.55 * share), lw=1.2 + 1.4 * share, alpha=0.9)
     for place, column in enumerate([*columns, accuracies]):
         axes.axvline(place, color=axes.yaxis.label.get_color(), lw=0.8, alpha=0.5)
         _mark(axes, place, column)

@@ -56,9 +56,7 @@ class Records:
         """The parent run of an output folder, else the experiment's newest (the folder may have moved)."""
         found = self.client.get_experiment_by_name(experiment)
         if found is None:
-            raise UserError(
-                f"{self.uri} has no experiment {experiment!r}; run it first, or change tracking.experiment"
-            )
+            raise UserError(f"{self.uri} has no experiment {experiment!r}; run it first, or change tracking.experiment")
         own = f"tags.`{KEY_TAG}` = 'parent:{digest(output_dir)}'"
         for query in (own, f"tags.`{KEY_TAG}` LIKE 'parent:%'"):
             runs = self.client.search_runs([found.experiment_id], query, max_results=1)

@@ -21,6 +21,7 @@ from tinyllm_ray.config import UserError, digest, public
 from tinyllm_ray.redact import redact, redact_text
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.tracking.lineage import environment
+from tinyllm_ray.tracking.models import Registered, register_model
 from tinyllm_ray.tracking.server import AWAY, connect, is_lasting, tracking_uri
 from tinyllm_ray.tracking.uploads import TrialUpload, advance, clean_tags, find_or_create, log_params
 
@@ -75,6 +76,16 @@ class Tracker:
             upload = self.uploads[key]
             self.patiently(lambda: self._advance(upload))
         return upload.run_id
+
+    def register(self, key: str, folder: str, *, name: str, input_example: str, description: str) -> Registered | None:
+        """The model of an ended trial, logged under its run and registered; None while the server is away."""
+        run_id, made = self.finish(key), []
+        if run_id:
+            texts = {"input_example": input_example, "description": description}
+            self.patiently(
+                lambda: made.append(register_model(self.client, folder, run_id=run_id, key=key, name=name, **texts))
+            )
+        return made[0] if made else None
 
     def summarise(self, metrics: dict[str, float], *, tags: dict[str, str], artifacts: list[Path]) -> None:
         """Figures, tags and files of the whole pipeline, on the parent run."""
