@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tinyllm_ray.data.features import Features
+from tinyllm_ray.data.arrays import Features
 from tinyllm_ray.student.batches import (
     active_examples,
     batch_rows,

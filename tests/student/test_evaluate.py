@@ -7,6 +7,7 @@ import torch
 from tinyllm_ray.data.features import open_features
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.schema import Evaluation
+from tinyllm_ray.student.checks import task_weights
 from tinyllm_ray.student.evaluate import (
     Reader,
     calibration_error,
@@ -16,7 +17,6 @@ from tinyllm_ray.student.evaluate import (
     paired_interval,
     validation_losses,
 )
-from tinyllm_ray.student.loss import task_weights
 from tinyllm_ray.student.model import load_student
 
 

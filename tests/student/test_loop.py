@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tinyllm_ray.data.features import Features, open_features
+from tinyllm_ray.data.arrays import Features
+from tinyllm_ray.data.features import open_features
 from tinyllm_ray.schema import Training
 from tinyllm_ray.student.loop import (
     Hooks,
@@ -125,7 +126,7 @@ def test_learning_rate_warms_up_and_falls_as_the_schedule_says():
 
 
 def test_the_loop_imports_neither_ray_nor_mlflow():
-    code = "import sys, tinyllm_ray.student.loop; print([n for n in ('ray', 'mlflow', 'vllm') if n in sys.modules])"
+    code = "import sys, tinyllm_ray.student.loop; print([n for n in ('ray', 'mlflow', 'vllm', 'pydantic', 'pyarrow') if n in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

@@ -18,7 +18,8 @@ from transformers import (
 
 from tinyllm_ray.schema import Loss
 from tinyllm_ray.student.batches import pack
-from tinyllm_ray.student.loss import StudentLoss, component_sums, task_weights, token_losses
+from tinyllm_ray.student.checks import task_weights
+from tinyllm_ray.student.loss import StudentLoss, component_sums, token_losses
 from tinyllm_ray.student.packed import compile_student, decoder_start
 
 VOCABULARY = 97

@@ -16,8 +16,6 @@ import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ import numpy as np
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
+from tinyllm_ray.data.arrays import ARRAYS, COLUMNS, Features
 from tinyllm_ray.data.join import Targets, join_targets
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
@@ -35,29 +34,7 @@ from tinyllm_ray.schema import LABEL_TASK, Experiment
 
 FORMAT = 1
 ROWS_AT_ONCE = 2048
-COLUMNS = ["row", "task", "source_start", "source_length", "target_start", "target_length"]
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Features:
-    """One split, memory-mapped. E examples, Q questions."""
-
-    tokens: np.ndarray  # int32 [tokens]
-    examples: np.ndarray  # int64 [E, 6]
-    question_ids: np.ndarray  # text [Q]
-    tasks: list[str]
-
-    @cached_property
-    def row_starts(self) -> np.ndarray:
-        """First example of each row, and the number of examples at the end; [Q + 1]."""
-        return np.searchsorted(self.examples[:, 0], np.arange(len(self.question_ids) + 1))
-
-    def examples_of(self, rows: np.ndarray) -> np.ndarray:
-        """Example indices of the given rows, in their order."""
-        return np.concatenate(
-            [np.arange(self.row_starts[row], self.row_starts[row + 1]) for row in rows] or [np.zeros(0, np.int64)]
-        )
 
 
 def build_features(
@@ -85,9 +62,7 @@ def build_features(
 def open_features(folder: str, split: str) -> Features:
     local = storage.local_folder(folder)
     meta = json.loads((local / "meta.json").read_text())
-    arrays = {
-        name: np.load(local / split / f"{name}.npy", mmap_mode="r") for name in ("tokens", "examples", "question_ids")
-    }
+    arrays = {name: np.load(local / split / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
     return Features(**arrays, tasks=meta["plan"]["tasks"])
 
 

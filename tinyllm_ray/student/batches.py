@@ -13,9 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from tinyllm_ray.data.features import Features
-
-ROW, TASK, SOURCE_START, SOURCE_LENGTH, TARGET_START, TARGET_LENGTH = range(6)
+from tinyllm_ray.data.arrays import (
+    ROW,
+    SOURCE_LENGTH,
+    SOURCE_START,
+    TARGET_LENGTH,
+    TARGET_START,
+    TASK,
+    Features,
+)
 
 
 @dataclass(frozen=True)

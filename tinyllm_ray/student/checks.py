@@ -1,11 +1,18 @@
-"""What would make a training pointless, found before it starts: UserError with the key to change."""
+"""The weight of each task, and what would make a training pointless: UserError with the key to change."""
+
+from collections.abc import Sequence
 
 import torch
 
 from tinyllm_ray.config import UserError
-from tinyllm_ray.data.features import Features
-from tinyllm_ray.schema import LABEL_TASK, Experiment
-from tinyllm_ray.student.batches import TASK
+from tinyllm_ray.data.arrays import TASK, Features
+from tinyllm_ray.schema import LABEL_TASK, Experiment, Loss
+
+
+def task_weights(loss: Loss, tasks: Sequence[str]) -> list[float]:
+    """Weight of each task, in the order of `tasks`."""
+    weights = dict.fromkeys(tasks, 0.0) | loss.rationale_weights | {LABEL_TASK: loss.label_weight}
+    return [weights[task] for task in tasks]
 
 
 def check_ranks(experiment: Experiment, ranks: int, *, rows: int) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from tinyllm_ray import storage
 from tinyllm_ray.data.answers import extract_answer, normalise
-from tinyllm_ray.data.features import Features
+from tinyllm_ray.data.arrays import Features
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.questions import read_questions
 from tinyllm_ray.data.tokenise import StudentTokenizer

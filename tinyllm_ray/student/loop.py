@@ -8,17 +8,15 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from tinyllm_ray.data.features import Features
-from tinyllm_ray.schema import Training
+from tinyllm_ray.data.arrays import TARGET_LENGTH, Features
 from tinyllm_ray.student.batches import (
-    TARGET_LENGTH,
     Batch,
     active_examples,
     batch_rows,
@@ -29,6 +27,9 @@ from tinyllm_ray.student.batches import (
 )
 from tinyllm_ray.student.loss import StudentLoss
 from tinyllm_ray.student.packed import compile_student, decoder_start
+
+if TYPE_CHECKING:  # a machine that only runs the step needs no Pydantic
+    from tinyllm_ray.schema import Training
 
 BETAS = (0.9, 0.999)
 
@@ -57,13 +58,13 @@ class Hooks:
     on_step: Callable[[int, torch.optim.Optimizer], None]
 
 
-def make_optimiser(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+def make_optimiser(model: nn.Module, training: "Training") -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rate, decay = training.learning_rate, training.weight_decay
     return torch.optim.AdamW(parameters, lr=rate, betas=BETAS, weight_decay=decay, fused=True)
 
 
-def learning_rate(step: int, training: Training) -> float:
+def learning_rate(step: int, training: "Training") -> float:
     """Rate of one step (from 0): linear warm-up, then the schedule down to 0 at the end."""
     if step < training.warmup_steps:
         return training.learning_rate * (step + 1) / training.warmup_steps
@@ -76,7 +77,7 @@ def train(
     model: nn.Module,
     features: Features,
     *,
-    training: Training,
+    training: "Training",
     weights: list[float],  # by task
     seed: int,
     optimiser: torch.optim.Optimizer,
@@ -111,13 +112,15 @@ def train(
         hooks.on_step(done, optimiser)
 
 
-def step_examples(features: Features, step: int, *, training: Training, weights: list[float], seed: int) -> np.ndarray:
+def step_examples(
+    features: Features, step: int, *, training: "Training", weights: list[float], seed: int
+) -> np.ndarray:
     """Examples of the global batch whose task has a weight."""
     rows = batch_rows(step, rows=len(features.question_ids), batch_size=training.batch_size, seed=seed)
     return active_examples(features, rows, [task for task, weight in enumerate(weights) if weight])
 
 
-def trained_tokens(features: Features, training: Training, weights: list[float], *, seed: int) -> int:
+def trained_tokens(features: Features, training: "Training", weights: list[float], *, seed: int) -> int:
     """Target tokens of the whole training; like a step, a function of the seed alone."""
     steps = (step_examples(features, i, training=training, weights=weights, seed=seed) for i in range(training.steps))
     return int(sum(features.examples[indices, TARGET_LENGTH].sum() for indices in steps))
@@ -128,7 +131,7 @@ def step_gradients(
     features: Features,
     indices: np.ndarray,
     *,
-    training: Training,
+    training: "Training",
     weights: list[float],
     dtype: str,
     totals: Totals,

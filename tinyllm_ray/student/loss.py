@@ -5,21 +5,12 @@ loss = label_weight x mean token cross-entropy of the label task
 Each mean is over the tokens of the global batch, on all ranks and micro-batches. Legend: M target tokens, C tasks.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from tinyllm_ray.schema import LABEL_TASK, Loss
 from tinyllm_ray.student.batches import Batch
 from tinyllm_ray.student.packed import target_logits
-
-
-def task_weights(loss: Loss, tasks: Sequence[str]) -> list[float]:
-    """Weight of each task, in the order of `tasks`."""
-    weights = dict.fromkeys(tasks, 0.0) | loss.rationale_weights | {LABEL_TASK: loss.label_weight}
-    return [weights[task] for task in tasks]
 
 
 def token_losses(model: nn.Module, batch: Batch) -> torch.Tensor:

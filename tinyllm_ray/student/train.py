@@ -15,7 +15,8 @@ from torch import nn
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import public, validate
-from tinyllm_ray.data.features import Features, open_features, read_meta
+from tinyllm_ray.data.arrays import Features
+from tinyllm_ray.data.features import open_features, read_meta
 from tinyllm_ray.data.questions import read_questions
 from tinyllm_ray.data.tokenise import StudentTokenizer
 from tinyllm_ray.rows import Question
@@ -23,10 +24,9 @@ from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student import records
 from tinyllm_ray.student.batches import shuffled_rationales
 from tinyllm_ray.student.checkpoint import load_checkpoint, newest_step, save_checkpoint
-from tinyllm_ray.student.checks import check_dtype, check_ranks, check_weights
+from tinyllm_ray.student.checks import check_dtype, check_ranks, check_weights, task_weights
 from tinyllm_ray.student.evaluate import evaluate, validation_losses
 from tinyllm_ray.student.loop import Hooks, make_optimiser, rank, train, trained_tokens, world_size
-from tinyllm_ray.student.loss import task_weights
 from tinyllm_ray.student.model import load_student, merge_lora, parameter_count
 
 Report = Callable[[dict[str, Any]], None]
