@@ -24,6 +24,7 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints its tables even at verbosity 0 otherwise
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ side writes remarks on its own working to the terminal
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # ranks may wait for the autoscaler; the pending watch says so
 }
 

@@ -3,6 +3,7 @@
 In: an Experiment. Out: dicts that are JSON: what was made, and where.
 """
 
+import functools
 import time
 from dataclasses import asdict
 from typing import Any
@@ -32,7 +33,7 @@ class Pipeline:
         cluster.check_visible(self.dir)
         for line in check_capacity(experiment):
             console.print(line)
-        watch_pending(experiment.pools, say=console.print)
+        watch_pending(experiment.pools, say=functools.partial(console.print, soft_wrap=True))
         config = yaml.safe_dump(public(experiment), sort_keys=False)
         storage.write_bytes(storage.join(self.dir, "config.yaml"), config.encode())
         self.started = time.time()

@@ -1,0 +1,186 @@
+"""How the driver's memory and time grow with the number of questions, at fixed hardware, with a free engine.
+
+    python experiments/benchmarks/scale.py --json
+    python experiments/benchmarks/scale.py --rows 1000 10000
+
+The stages are the pipeline's own; only the engine is a stand-in, an actor that answers at once. Each size runs in a
+process of its own. Seconds are per 100,000 rows; memory is the driver's peak resident size within each stage.
+"""
+
+import argparse
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROWS = [1_000, 10_000, 100_000, 1_000_000]
+STAGES = ["read", "prompt", "store", "resume", "join", "features"]
+MEMORY_LIMIT_GIB, RESUME_LIMIT_S = 1.5, 60
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--json", action="store_true", help="only the result, as the last line")
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.one)))
+        return
+    sizes = [_in_own_process(rows) for rows in arguments.rows]
+    if not arguments.json:
+        print("\n".join(_table(sizes)))
+    largest = sizes[-1]
+    within = {
+        "driver_memory": max(size["peak_gib"] for size in sizes) < MEMORY_LIMIT_GIB,
+        "resume": largest["seconds"]["resume"] < RESUME_LIMIT_S,
+    }
+    print(json.dumps({"machine": {"cpus": os.cpu_count()}, "sizes": sizes, "within": within}))
+
+
+def measure(rows: int) -> dict[str, Any]:
+    """Every stage once, for one size."""
+    from tinyllm_ray import cluster
+    from tinyllm_ray.config import validate
+    from tinyllm_ray.data.questions import prepare_questions
+    from tinyllm_ray.teachers import rationales
+
+    seconds: dict[str, float] = {}
+    memory: dict[str, float] = {}
+    watch = functools.partial(_stage, seconds=seconds, memory=memory)
+    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+        experiment = validate(_experiment(folder))
+        _write_questions(Path(folder), rows)
+        (Path(folder) / "teacher").mkdir()
+        (Path(folder) / "teacher" / "config.json").write_text('{"model_type": "llama"}')
+        (Path(folder) / "teacher" / "model.safetensors").write_bytes(b"")
+        cluster.connect(experiment.pools, log_dir=f"{folder}/logs")
+        with watch("read"):
+            questions = prepare_questions(experiment.dataset, output_dir=folder)
+        rationales.choose_engine = _free_engine
+        rationales.write_pending = _watched(rationales.write_pending, lambda: watch("prompt"))
+        rationales._run_once = _watched(rationales._run_once, lambda: watch("store"))
+        report = rationales.generate(experiment, output_dir=folder, questions=questions)["free"]
+        assert (report.generated, report.found) == (rows, 0)
+        rationales.write_pending = rationales.write_pending.__wrapped__
+        with watch("resume"):
+            again = rationales.generate(experiment, output_dir=folder, questions=questions)["free"]
+        assert (again.generated, again.found) == (0, rows)
+        _join(experiment, folder, questions, report.store, watch)
+    per_100k = {name: round(seconds[name] * 100_000 / rows, 2) for name in STAGES}
+    return {
+        "rows": rows,
+        "seconds": {name: round(seconds[name], 2) for name in STAGES},
+        "seconds_per_100k": per_100k,
+        "peak_gib_by_stage": {name: round(memory[name], 3) for name in STAGES},
+        "peak_gib": round(max(memory.values()), 3),
+    }
+
+
+def _join(experiment: Any, folder: str, questions: dict[str, Any], store: str, watch: Callable) -> None:
+    from tinyllm_ray import storage
+    from tinyllm_ray.data.features import build_features
+    from tinyllm_ray.data.join import join_targets
+    from tinyllm_ray.student.model import prepare_tokenizer
+
+    stores = {"free": store}
+    with watch("join"):
+        ids = storage.read_table(questions["train"].path, ["question_id"])["question_id"].combine_chunks()
+        counts = {name: Counter() for name in ("unknown", "store_rows", "masked")}
+        targets = join_targets(store, "train", ids, "rationale", "free", [], counts)
+    assert len(targets.rows) == len(ids) and not counts["unknown"]["free"]
+    with watch("features"):
+        tokenizer = prepare_tokenizer(experiment, questions=questions, stores=stores, output_dir=folder)
+        files = {"questions": questions, "stores": stores, "output_dir": folder}
+        build_features(experiment, tokenizer_folder=tokenizer, **files)
+
+
+class FreeTeacher:
+    """An actor with an engine's columns in and out that writes one sentence for every prompt."""
+
+    def __call__(self, files: Any) -> Any:
+        from tinyllm_ray.teachers.batches import add_outcomes, outcome, read_prompts
+
+        prompts = read_prompts(files)
+        text = "Things of this kind are mostly so, as everyone who has seen one knows. Thus, the answer is (a)."
+        answers = [outcome(text, "stop", input_tokens=100, output_tokens=20) for _ in range(len(prompts))]
+        return add_outcomes(prompts, answers, engine_start_s=0.0, engine_ready_at=time.time())
+
+
+def _free_engine(teacher: Any, *, pool: Any, prompts: Any, output_dir: str) -> Any:
+    import ray.data
+
+    from tinyllm_ray.cluster import actor_options
+    from tinyllm_ray.teachers.engines import Engine
+
+    def start(files: ray.data.Dataset, longest_prompt: int) -> ray.data.Dataset:
+        actors = ray.data.ActorPoolStrategy(size=pool.workers)
+        return files.map_batches(
+            FreeTeacher, batch_size=1, batch_format="pyarrow", compute=actors, **actor_options(pool)
+        )
+
+    return Engine(teacher, "vllm", lambda texts: [[7] * (len(text) // 4) for text in texts], 4096, start)
+
+
+@contextmanager
+def _stage(name: str, *, seconds: dict[str, float], memory: dict[str, float]) -> Iterator[None]:
+    Path("/proc/self/clear_refs").write_text("5")  # the kernel forgets the peak so far
+    began = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - began
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    memory[name] = int(status["VmHWM"].split()[0]) / 1024**2
+
+
+def _watched(function: Callable, watch: Callable) -> Callable:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with watch():
+            return function(*args, **kwargs)
+
+    return call
+
+
+def _experiment(folder: str) -> dict[str, Any]:
+    return {
+        "name": "scale",
+        "dataset": {"name": "many", "format": "jsonl", "path": folder},
+        "teachers": [{"name": "free", "model": f"{folder}/teacher", "kind": "vllm"}],
+        "student": {"model": "tiny", "from_scratch": {"tiny": {"vocabulary_size": 512}}, "max_input_tokens": 512},
+        "prompts": {"rationale_splits": ["train"]},
+    }
+
+
+def _write_questions(folder: Path, rows: int) -> None:
+    with (folder / "train.jsonl").open("w") as file:
+        for i in range(rows):
+            choices = [f"thing number {(i * 7 + j) % 1000}" for j in range(4)]
+            question = f"Which of these is mostly of the kind {i}, when it is {i % 97} degrees in the shade?"
+            file.write(json.dumps({"question": question, "choices": choices, "answer": choices[i % 4]}) + "\n")
+
+
+def _in_own_process(rows: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", str(rows)]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def _table(sizes: list[dict[str, Any]]) -> list[str]:
+    lines = ["| rows | " + " | ".join(f"{name}, s/100k" for name in STAGES) + " | driver peak, GiB | resume, s |"]
+    lines.append("|" + "---|" * (len(STAGES) + 3))
+    for size in sizes:
+        cells = " | ".join(f"{size['seconds_per_100k'][name]:.1f}" for name in STAGES)
+        lines.append(f"| {size['rows']:,} | {cells} | {size['peak_gib']:.2f} | {size['seconds']['resume']:.1f} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
