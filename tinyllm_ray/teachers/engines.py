@@ -1,6 +1,7 @@
 """Which engine a teacher gets, and the Ray Data pass through it: prompt files in, batches with outcomes out."""
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,9 +37,16 @@ class Engine:
         """Batches with outcomes, as they come."""
         names = ray.data.from_items([{"file": uri} for uri in files], override_num_blocks=len(files))
         dataset = self.start(names, longest_prompt)
-        dataset.context.enable_progress_bars = False
-        dataset.context.print_on_execution_start = False
+        _quiet(dataset)
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def _quiet(dataset: ray.data.Dataset) -> None:
+    """The driver has bars of its own; Ray's are off, and so is Ray's remark that they are off."""
+    dataset.context.enable_progress_bars = False
+    dataset.context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 def choose_engine(teacher: Teacher, *, pool: Pool, prompts: Prompts, output_dir: str) -> Engine:

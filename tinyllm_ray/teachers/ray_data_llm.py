@@ -54,7 +54,7 @@ def run(
 
     def before(row: dict[str, Any]) -> dict[str, Any]:
         fields = sampling.model_dump(exclude={"seed"})
-        if sampling.temperature:
+        if sampling.temperature and pool.gpus_per_worker:  # not taken on a CPU
             fields["seed"] = int(row["seed"])
         return {"tokenized_prompt": list(row["prompt_ids"]), "sampling_params": fields}
 

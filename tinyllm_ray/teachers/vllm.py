@@ -50,6 +50,7 @@ def run(
         fn_constructor_kwargs={
             "engine_kwargs": engine_kwargs(teacher, model_path, max_model_len, gpu=pool.gpus_per_worker > 0),
             "sampling": teacher.sampling,
+            "row_seeds": pool.gpus_per_worker > 0,  # vLLM's sampler on a CPU takes no generator of a row's own
             "adapter": teacher.adapter,
             "log_file": log_file,
         },
@@ -87,7 +88,13 @@ class VllmEngine:
     """Several batches are under way at once, so that the engine never waits for a batch's last row."""
 
     def __init__(
-        self, *, engine_kwargs: dict[str, Any], sampling: Sampling, adapter: str | None, log_file: str | None
+        self,
+        *,
+        engine_kwargs: dict[str, Any],
+        sampling: Sampling,
+        row_seeds: bool,
+        adapter: str | None,
+        log_file: str | None,
     ) -> None:
         redirect_output(log_file)
         watch = Stopwatch()
@@ -95,6 +102,7 @@ class VllmEngine:
         self._kwargs = engine_kwargs
         self._sampling = sampling
         self._adapter = adapter
+        self._row_seeds = row_seeds
         self._engine = self._start()
         self._inbox: queue.SimpleQueue[tuple[list[int], int, Future[Outcome]]] = queue.SimpleQueue()
         self._waiting: dict[str, Future[Outcome]] = {}
@@ -143,7 +151,7 @@ class VllmEngine:
             self._engine.add_request(
                 name,
                 {"prompt_token_ids": prompt_ids},
-                sampling_params(self._sampling, seed),
+                sampling_params(self._sampling, seed if self._row_seeds else None),
                 lora_request=self._lora_request(),
             )
         except ValueError as error:  # vLLM refuses this one prompt
@@ -164,7 +172,8 @@ class VllmEngine:
             future.set_result(failed(reason))
 
 
-def sampling_params(sampling: Sampling, seed: int) -> Any:
+def sampling_params(sampling: Sampling, seed: int | None) -> Any:
+    """`seed` is of one row; None leaves a row to the engine's own seed."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 

@@ -1,0 +1,94 @@
+import pytest
+
+from tinyllm_ray.teachers.quality import FLAGS, agreement, find_flags, repeated_share, statistics
+
+
+def flags(text: str, *, answer: str = "ice", predicted: str = "", finish_reason: str = "stop") -> list[str]:
+    return find_flags(text, answer=answer, predicted=predicted, finish_reason=finish_reason)
+
+
+def test_a_whole_sentence_has_no_flag() -> None:
+    assert flags("Water freezes below zero degrees, so it turns into ice.", predicted="ice") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ["empty"]),
+        (" \n", ["empty"]),
+        ("nan", ["nan"]),
+        ("NaN ", ["nan"]),
+        ("It freezes.", ["short"]),
+        ("Water freezes below zero degrees, so it turns", ["cut_off"]),
+        ("the lake is cold and the lake is cold and the lake is cold and the lake is cold.", ["looping"]),
+        ("Thus, the answer is (b) a block of ice.", ["answer_leaked"]),
+        ("Water freezes below zero degrees.\n\nQuestion: what melts ice?", ["new_question"]),
+        ("Water freezes below zero. Q: What melts in the sun at noon?", ["new_question"]),
+        ("Weiter: 水 freezes below zero degrees in winter.", ["foreign_debris"]),
+        ("Water \ufffd freezes below zero degrees in winter.", ["foreign_debris"]),
+    ],
+)
+def test_each_fault_has_its_flag(text: str, expected: list[str]) -> None:
+    assert flags(text) == expected
+
+
+def test_units_accents_and_typographic_quotes_are_no_debris() -> None:
+    assert flags("“Fürth” is 5 °C – about 41 °F, so water there stays liquid.") == []
+
+
+def test_a_text_at_the_limit_of_tokens_is_cut_off_even_when_it_ends_in_a_full_stop() -> None:
+    assert flags("Water freezes below zero degrees in winter.", finish_reason="length") == ["cut_off"]
+
+
+def test_a_stated_choice_other_than_the_gold_answer_contradicts_it() -> None:
+    text = "It is warm in summer, so the answer is steam."
+    assert flags(text, answer="ice", predicted="steam") == ["answer_contradicted"]
+    assert flags(text, answer="steam", predicted="steam") == []
+    assert flags(text, answer="ice", predicted="") == []
+
+
+def test_repeated_share_counts_runs_of_four_words() -> None:
+    assert repeated_share("a b c d a b c d") == pytest.approx(1 / 5)  # abcd bcda cdab dabc abcd
+    assert repeated_share("a a a a a a") == pytest.approx(2 / 3)  # three runs, one of them new
+    assert repeated_share("a b c") == 0
+
+
+def row(question_id: str, text: str, *, flags: list[str], predicted: str = "", failure: str = "") -> dict:
+    return {
+        "question_id": question_id,
+        "rationale": text,
+        "predicted_answer": predicted,
+        "failure": failure,
+        "output_tokens": 10 * len(text.split()),
+        "flags": flags,
+    }
+
+
+def test_statistics_of_one_teacher() -> None:
+    table = statistics(
+        [
+            row("1", "one two three", flags=[], predicted="x"),
+            row("2", "one two three", flags=["short"]),
+            row("3", "one", flags=["short", "cut_off"]),
+            row("4", "", flags=[], failure="empty output"),
+        ]
+    )
+    assert (table["rows"], table["failed"], table["words_median"]) == (4, 1, 3)
+    assert table["clean_share"] == pytest.approx(1 / 3)
+    assert table["flag_share"]["short"] == pytest.approx(2 / 3)
+    assert table["flag_share"]["cut_off"] == pytest.approx(1 / 3)
+    assert set(table["flag_share"]) == set(FLAGS)
+    assert table["output_tokens_mean"] == pytest.approx(70 / 3)
+    assert table["answer_stated_share"] == pytest.approx(1 / 3)
+    assert table["distinct_share"] == pytest.approx(2 / 3)
+
+
+def test_statistics_of_nothing_are_zero() -> None:
+    assert statistics([])["clean_share"] == 0
+
+
+def test_agreement_is_over_the_questions_that_both_teachers_answer() -> None:
+    shares = agreement(
+        {"a": {"1": "x", "2": "y", "3": ""}, "b": {"1": "x", "2": "z", "3": "x"}, "c": {"9": "x"}},
+    )
+    assert shares == {"a & b": 0.5}
