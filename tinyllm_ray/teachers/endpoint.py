@@ -41,7 +41,7 @@ def run(files: ray.data.Dataset, *, teacher: Teacher, chat_template: str, log_fi
         fn_constructor_kwargs={
             "teacher": teacher,
             "key": _key(teacher),
-            "chat": _speaks_chat(teacher, chat_template),
+            "chat": speaks_chat(teacher, chat_template),
             "log_file": log_file,
         },
         num_cpus=0.25,
@@ -111,11 +111,15 @@ class EndpointClient:
         answer = await self._client.chat.completions.create(
             messages=[{"role": "user", "content": prompt}], **_arguments(self._teacher, seed)
         )
+        if isinstance(answer, str):  # what the client makes of a page that is not JSON
+            return failed(f"endpoint answered no JSON: {answer[:300]}")
         texts = [(choice.message.content, choice.finish_reason) for choice in answer.choices or []]
         return _outcome(texts, answer.usage)
 
     async def _ask_completion(self, prompt: str, seed: int) -> Outcome:
         answer = await self._client.completions.create(prompt=prompt, **_arguments(self._teacher, seed))
+        if isinstance(answer, str):
+            return failed(f"endpoint answered no JSON: {answer[:300]}")
         texts = [(choice.text, choice.finish_reason) for choice in answer.choices or []]
         return _outcome(texts, answer.usage)
 
@@ -146,7 +150,7 @@ def _arguments(teacher: Teacher, seed: int) -> dict[str, object]:
     return arguments
 
 
-def _speaks_chat(teacher: Teacher, chat_template: str) -> bool:
+def speaks_chat(teacher: Teacher, chat_template: str) -> bool:
     """auto: chat, unless the server says that this model has no chat template."""
     if chat_template != "auto":
         return chat_template == "on"
