@@ -5,6 +5,7 @@ In: an Experiment. Out: dicts that are JSON: what was made, and where.
 
 import functools
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from tinyllm_ray import cluster, storage
 from tinyllm_ray.capacity import check_capacity, watch_pending
-from tinyllm_ray.config import UserError, output_dir, public
+from tinyllm_ray.config import UserError, digest, output_dir, public
 from tinyllm_ray.data import store
 from tinyllm_ray.data.questions import QuestionFile, prepare_questions
 from tinyllm_ray.methods import ablation, apply_method, comparison
@@ -47,17 +48,19 @@ class Pipeline:
         reports = generate(self.experiment, output_dir=self.dir, questions=self.questions)
         self.generated = {name: asdict(report) for name, report in reports.items()}
         storage.write_json(storage.join(self.dir, "generation.json"), self.generated)
+        if any(report.generated for report in reports.values()):
+            name = f"{digest(self.generated)}.json"  # of every run that made rows, so that their cost is not forgotten
+            storage.write_json(storage.join(self.dir, "generation", name), self.generated)
         return self.generated
 
     def compare(self) -> dict[str, Any]:
         return self._methods(comparison(self.experiment), title="methods")
 
     def ablate(self) -> dict[str, Any]:
-        """All variants of the ablation, and the sentence that the data supports."""
-        from tinyllm_ray.report.effects import conclude
-
+        """All variants of the ablation, the paired effects, the sentence that the data supports, and the page."""
         methods = self._methods(ablation(self.experiment), title="ablation")
-        return {"methods": methods, "conclusion": conclude(methods, [t.name for t in self.experiment.teachers])}
+        page = make_page(self.experiment)
+        return {"methods": methods, "conclusion": page["headline"]} | page
 
     def train(self) -> dict[str, Any]:
         """The experiment's own method, once per seed, on every rank of the student pool; test is scored."""
@@ -154,6 +157,8 @@ class Pipeline:
         tracker = Tracker(self.experiment, output_dir=self.dir, lineage=lineage)
         files = {split: (file.path, file.digest, file.rows) for split, file in self.questions.items()}
         tracker.log_questions(files, name=self.experiment.dataset.name)
+        for uri in storage.list_files(storage.join(self.dir, "generation"), ".json"):
+            tracker.log_generation(storage.read_json(uri))
         return tracker
 
     def _revision(self, teacher: str) -> str:
@@ -167,11 +172,18 @@ class Pipeline:
         plans = [Planned(name, variant, seed, score_test=True) for name, variant in variants.items() for seed in seeds]
         with self._tracker() as tracker:
             results = run_planned(plans, self.inputs(), tracker=tracker, title=title)
+            methods = self._scores(variants, results)
+            tracker.summarise(
+                {f"test/accuracy/{name}": scores["mean"] for name, scores in methods.items()}, tags={}, artifacts=[]
+            )
+        return methods
+
+    def _scores(self, variants: Iterable[str], results: Mapping[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
         methods: dict[str, Any] = {}
         for name in variants:
             per_seed = {
                 str(seed): results[name, seed]["test/accuracy"]
-                for seed in seeds
+                for seed in self.experiment.seeds
                 if "test/accuracy" in results.get((name, seed), ())
             }
             if per_seed:

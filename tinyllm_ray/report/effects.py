@@ -103,7 +103,7 @@ def conclude(effects: Sequence[Effect]) -> str:
     parts += [_content(effect) for effect in effects if effect.kind == "content"]
     text = "; ".join(parts)
     seeds, questions = min(e.seeds for e in effects), min(e.questions for e in effects)
-    ending = f" ({seeds} {'seed' if seeds == 1 else 'seeds'}, {questions} test questions)."
+    ending = f"; measured with {seeds} {'seed' if seeds == 1 else 'seeds'} on {questions} test questions."
     return text[0].upper() + text[1:] + ending
 
 

@@ -12,7 +12,7 @@ from tinyllm_ray.report.data import ReportData, Trained
 from tinyllm_ray.report.effects import Effect, interval
 from tinyllm_ray.report.published import published, published_teachers
 from tinyllm_ray.report.search_figures import draw_parallel, draw_progress
-from tinyllm_ray.report.style import DARK, LIGHT, colour, legend_below, render, words
+from tinyllm_ray.report.style import DARK, LIGHT, colour, legend_below, log_axis, render, words
 
 ROW = 0.36  # inches of a row in a dot plot
 
@@ -137,7 +137,7 @@ def draw_tradeoff(
     axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color=axes.yaxis.label.get_color(), lw=1, alpha=0.6)
     _teacher_lines(data, axes.axhline)
     if max(x for x, _, _ in points) > 5 * max(min(x for x, _, _ in points), 1e-9):
-        axes.set_xscale("log")
+        log_axis(axes)
     axes.set_xlabel(label)
     axes.set_ylabel("validation accuracy, %")
     legend_below(axes)
@@ -157,7 +157,7 @@ def draw_curves(data: ReportData, metric: str, axes: Any) -> None:
     scale = 100 if metric == "eval/accuracy" else 1
     for variant, points in data.curves[metric].items():
         steps, values = zip(*points, strict=True)
-        dash = "--" if variant.startswith("without_") else "-"
+        dash = "--" if variant.startswith("without_") or variant == "final" else "-"
         tint = colour(variant, teachers)
         axes.plot(steps, [scale * value for value in values], dash, color=tint, lw=1.6, label=words(variant))
     axes.set_xlabel("step")

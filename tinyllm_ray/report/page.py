@@ -16,6 +16,7 @@ from tinyllm_ray.report.data import ReportData, Trained, read_report
 from tinyllm_ray.report.effects import Effect, against_label_only, conclude, teacher_effects
 from tinyllm_ray.report.figures import Figure, draw_all, effect_label, teacher_accuracies
 from tinyllm_ray.report.published import paper_size, published, published_teachers
+from tinyllm_ray.report.style import words
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.teachers.quality import FLAGS
 from tinyllm_ray.tracking.read import Records
@@ -47,7 +48,7 @@ def render_page(data: ReportData, effects: Sequence[Effect], figures: Sequence[F
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tinyllm_ray.report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"percent": _percent, "signed": _signed, "count": _count, "words": _words, "hex": _short_hex}
+    environment.filters |= {"percent": _percent, "signed": _signed, "count": _count, "words": words}
     experiment = data.experiment
     return environment.get_template("report.html.j2").render(
         experiment=experiment,
@@ -160,11 +161,3 @@ def _signed(value: float) -> str:
 
 def _count(value: float) -> str:
     return f"{value:,.0f}".replace(",", "\u202f")
-
-
-def _words(value: str) -> str:
-    return value.replace("_", " ")
-
-
-def _short_hex(value: str) -> str:
-    return value[:12]

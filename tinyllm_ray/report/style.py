@@ -9,11 +9,12 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 DPI = 160
 WIDTH = 5.2  # inches: readable on a phone, two abreast on a desktop
 TEACHER_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1")
-ALL, LABEL, SHUFFLED, SEARCH = "#2F7ED8", "#7F8794", "#B0A160", "#4C9BB8"
+ALL, FINAL, LABEL, SHUFFLED, SEARCH = "#2F7ED8", "#9B6DD6", "#7F8794", "#B0A160", "#4C9BB8"
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ DARK = Theme("dark", "#171b24", "#e4e8f0", "#39404e")
 
 def colour(variant: str, teachers: Sequence[str]) -> str:
     """The same for a variant in every figure; a teacher's own variants share its colour."""
-    if variant in ("all_teachers", "tinyllm", "final"):
+    if variant in ("all_teachers", "tinyllm"):
         return ALL
+    if variant == "final":
+        return FINAL
     if variant == "shuffled_rationales":
         return SHUFFLED
     if variant == "search":
@@ -79,4 +82,14 @@ def legend_below(axes: Any) -> None:
 
 
 def words(variant: str) -> str:
-    return variant.replace("_", " ")
+    """`only_my_teacher` reads `only my_teacher`: a teacher's name stays as the config has it."""
+    start, _, teacher = variant.partition("_")
+    return f"{start} {teacher}" if start in ("only", "without") else variant.replace("_", " ")
+
+
+def log_axis(axes: Any) -> None:
+    """A logarithmic horizontal axis marked 10, 20, 50, 100."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -89,10 +89,8 @@ class Tracker:
 
     def summarise(self, metrics: dict[str, float], *, tags: dict[str, str], artifacts: list[Path]) -> None:
         """Figures, tags and files of the whole pipeline, on the parent run."""
-        now = int(time.time() * 1000)
-        logged = [Metric(name, value, now, 0) for name, value in metrics.items()]
         marks = [RunTag(key, value) for key, value in clean_tags(tags).items()]
-        self.patiently(lambda: self.client.log_batch(self.parent_id, metrics=logged, tags=marks))
+        self.patiently(lambda: self._log_figures(metrics, marks))
         for path in artifacts:
             self.patiently(lambda path=path: self.client.log_artifact(self.parent_id, str(path)))
 
@@ -130,6 +128,11 @@ class Tracker:
                     self._complain(error)
                     return False
             time.sleep(1)
+
+    def _log_figures(self, metrics: dict[str, float], marks: list[RunTag]) -> None:
+        known, now = self.client.get_run(self.parent_id).data.metrics, int(time.time() * 1000)
+        new = [Metric(n, v, now, 0) for n, v in metrics.items() if n not in known or known[n] != v]
+        self.client.log_batch(self.parent_id, metrics=new, tags=marks)
 
     def _complain(self, error: Exception) -> None:
         print(

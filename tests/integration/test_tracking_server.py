@@ -1,0 +1,72 @@
+"""The Tracker against real `mlflow server` processes: away for a while, and with basic authentication."""
+
+import json
+import time
+
+import mlflow
+import pytest
+from mlflow_server import MlflowServer
+from trial_folders import START_MS, make_experiment, write_trial
+
+from tinyllm_ray import storage
+from tinyllm_ray.config import UserError
+from tinyllm_ray.tracking import Tracker
+from tinyllm_ray.tracking.read import Records
+
+pytestmark = pytest.mark.engine
+
+
+def write_part(folder: str, first: int) -> None:
+    lines = [{"step": step, "time": START_MS + step, "train/loss": 100.0 - step} for step in range(first, first + 10)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    storage.write_bytes(f"{folder}/metrics/part-{first:09d}.jsonl", text.encode())
+
+
+def test_a_server_that_is_stopped_in_mid_training_loses_no_metric(tmp_path):
+    folder = str(tmp_path / "out" / "trials" / "k")
+    with MlflowServer(tmp_path / "server") as server:
+        overrides = {"tracking.uri": server.uri, "tracking.sync_every_s": 0.3, "tracking.flush_timeout_s": 120}
+        experiment = make_experiment(str(tmp_path / "out"), **overrides)
+        with Tracker(experiment, output_dir=str(tmp_path / "out"), lineage={}) as tracker:
+            tracker.watch("k", folder=folder, name="k", config=experiment, seed=0, tags={"variant": "label_only"})
+            write_part(folder, 1)
+            while not (run_id := tracker.run_id("k")):
+                time.sleep(0.2)
+            server.stop()
+            for first in (11, 21):  # training goes on meanwhile
+                write_part(folder, first)
+                time.sleep(1)
+            write_trial_end(folder)
+            server.start()
+        records = Records(server.uri)
+        assert records.curve(run_id, "train/loss") == [(step, 100.0 - step) for step in range(1, 31)]
+        client = mlflow.MlflowClient(server.uri)
+        assert len(client.get_metric_history(run_id, "train/loss")) == 30
+        (run,) = records.children(records.parent("study", output_dir=str(tmp_path / "out")))
+        assert (run.status, run.tags["ended"], run.metrics["eval/accuracy"]) == ("FINISHED", "result", 0.5)
+        assert json.loads(records.artifact(run_id, "result.json"))["steps"] == 30
+
+
+def write_trial_end(folder: str) -> None:
+    storage.write_json(f"{folder}/result.json", {"key": "k", "seed": 0, "steps": 30, "eval/accuracy": 0.5})
+
+
+def test_a_server_with_basic_authentication_takes_who_has_the_password_and_no_one_else(tmp_path, monkeypatch):
+    folder = str(tmp_path / "out" / "trials" / "k")
+    write_trial(folder, key="k", seed=0, accuracy=0.5)
+    with MlflowServer(tmp_path / "server", login=("keeper", "a-long-password-1")) as server:
+        experiment = make_experiment(str(tmp_path / "out"), **{"tracking.uri": server.uri})
+        for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(UserError, match="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"):
+            Tracker(experiment, output_dir=str(tmp_path / "out"), lineage={})
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "keeper")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a-long-password-1")
+        with Tracker(experiment, output_dir=str(tmp_path / "out"), lineage={}) as tracker:
+            tracker.watch("k", folder=folder, name="k", config=experiment, seed=0, tags={"variant": "label_only"})
+        records = Records(server.uri)
+        (run,) = records.children(records.parent("study", output_dir=str(tmp_path / "out")))
+        assert len(records.curve(run.run_id, "train/loss")) == 8
+        assert "predictions/test.parquet" in records.files(run.run_id, "predictions")
+    stored = [path for path in (tmp_path / "server").rglob("*") if path.is_file() and path.name != "auth.ini"]
+    assert [path for path in stored if b"a-long-password-1" in path.read_bytes()] == []
