@@ -6,11 +6,13 @@ A row is never made twice: its key says whether the store has it. A row that fai
 its reason, and the next run tries it again.
 """
 
+import errno
 import functools
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,13 +72,26 @@ def generate(
         questions, examples=experiment.prompts.in_context.examples if any(targets.values()) else 0
     )
     parallel = len(experiment.teachers) if experiment.pools.schedule == "parallel" else 1
-    with Bars() as bars, ThreadPoolExecutor(max(parallel, 1)) as threads:
+    with Bars() as bars, ThreadPoolExecutor(max(parallel, 1)) as threads, _said_when_full(output_dir):
         work = functools.partial(
             _run_teacher, experiment, targets=targets, candidates=candidates, output_dir=output_dir, bars=bars
         )
         reports = list(threads.map(work, experiment.teachers))
     _check_failures(experiment, reports)
     return {report.teacher: report for report in reports}
+
+
+@contextmanager
+def _said_when_full(output_dir: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"no space is left below output.dir={output_dir} ({error.strerror}). What was stored is whole and "
+            "stays; make room or set another output.dir, and run again"
+        ) from None
 
 
 def _open_targets(

