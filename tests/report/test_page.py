@@ -1,0 +1,136 @@
+import re
+import shutil
+from pathlib import Path
+
+import mlflow
+import pytest
+from trial_folders import make_experiment
+
+from tinyllm_ray.config import UserError, with_overrides
+from tinyllm_ray.report.data import read_report
+from tinyllm_ray.report.figures import pareto_front, seconds_by_stage
+from tinyllm_ray.report.page import make_report, method_rows, search_summary
+from tinyllm_ray.report.published import published
+from tinyllm_ray.report.style import words
+
+
+@pytest.fixture(scope="session")
+def page(study):
+    experiment, uri = study
+    made = make_report(experiment, output_dir=experiment.output.dir, uri=uri)
+    return made, Path(made["report"]).read_text()
+
+
+@pytest.fixture(scope="session")
+def data(study):
+    experiment, uri = study
+    return read_report(experiment, output_dir=experiment.output.dir, uri=uri)
+
+
+def test_the_page_is_one_file_that_loads_nothing(page):
+    _, html = page
+    loaded = re.findall(r"(?:src|srcset|href)=\"([^\"]{0,40})|url\(([^)]{0,40})", html)
+    assert {(a or b)[:15] for a, b in loaded if not a.startswith("#")} == {"data:image/png;"}
+
+
+def test_the_page_opens_with_the_sentence_and_an_honest_banner(page):
+    made, html = page
+    title = re.search(r"<h1>(.*?)</h1>", html, re.DOTALL).group(1)
+    assert title.replace("&#39;", "'") == made["headline"]
+    assert "A miniature world." in html
+
+
+def test_what_a_teacher_wrote_is_never_html(page):
+    _, html = page
+    assert "&lt;b&gt;Things&lt;/b&gt;" in html and "<b>Things</b>" not in html
+
+
+def test_the_page_works_in_the_dark_on_a_phone_and_on_paper(page):
+    _, html = page
+    assert "prefers-color-scheme: dark" in html and 'name="viewport"' in html and "@media print" in html
+
+
+def test_figures_lie_beside_the_page_and_with_it_in_mlflow(page, study):
+    made, _ = page
+    beside = {path.name for path in Path(made["report"]).parent.iterdir()}
+    assert {"methods.png", "effects.png", "search-parallel.png", "time.png", "report.html"} <= beside
+    experiment, uri = study
+    client = mlflow.MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment.name)
+    parent = client.search_runs([found.experiment_id], "tags.`tinyllm.key` LIKE 'parent:%'")[0]
+    assert {path.path.removeprefix("report/") for path in client.list_artifacts(parent.info.run_id, "report")} == beside
+
+
+def test_the_method_table_holds_means_intervals_and_the_papers_numbers(data):
+    rows = {row["name"]: row for row in method_rows(data)}
+    assert next(iter(rows)) == "label_only"
+    assert (rows["label_only"]["count"], rows["label_only"]["effect"], rows["label_only"]["paper"]) == (2, None, 41.6)
+    mean = sum(100 * trial.metrics["test/accuracy"] for trial in data.methods["all_teachers"]) / 2
+    assert rows["all_teachers"]["mean"] == pytest.approx(mean)
+    difference = rows["all_teachers"]["mean"] - rows["label_only"]["mean"]
+    assert rows["all_teachers"]["effect"].points == pytest.approx(difference)
+    assert rows["all_teachers"]["paper"] == 47.6
+    assert rows["only_llama"]["paper"] is None
+
+
+def test_the_search_table_is_sorted_by_validation_accuracy(data):
+    summary = search_summary(data)
+    assert [trial.differs["loss.rationale_weights.llama"] for trial in summary["best"]] == ["0.7", "1.1", "2.5", "0.3"]
+    assert (summary["count"], summary["stopped"], summary["final"]) == (4, 0, None)
+
+
+def test_seconds_are_summed_by_stage(data):
+    assert seconds_by_stage(data) == {
+        "teacher llama": 8.0,
+        "teacher flan": 8.0,
+        "label_only": 30.0,
+        "only_llama": 30.0,
+        "only_flan": 30.0,
+        "all_teachers": 30.0,
+        "shuffled_rationales": 30.0,
+        "search": 60.0,
+    }
+
+
+def test_samples_show_every_teachers_text_with_its_flags(data):
+    assert len(data.samples) == 24
+    first = data.samples[0]
+    assert [(text["teacher"], text["flags"]) for text in first["texts"]] == [
+        ("llama", ["short", "cut_off"]),
+        ("flan", ["short", "cut_off"]),
+    ]
+
+
+def test_the_page_can_be_remade_where_the_stores_are_not(study, tmp_path):
+    """MLflow alone: the rationales are named as missing, the rest is there."""
+    experiment, uri = study
+    gone = {"teachers.llama.store": str(tmp_path / "gone"), "teachers.flan.store": str(tmp_path / "gone")}
+    made = make_report(with_overrides(experiment, gone), output_dir=str(tmp_path / "elsewhere"), uri=uri)
+    html = Path(made["report"]).read_text()
+    assert "Not readable from here: the rationales of llama" in html
+    assert "Which teacher helped" in html
+
+
+def test_an_experiment_without_records_is_a_clear_error(study, tmp_path):
+    experiment, uri = study
+    with pytest.raises(UserError, match="has no experiment 'other'"):
+        make_report(make_experiment(str(tmp_path), name="other"), output_dir=str(tmp_path), uri=uri)
+    with pytest.raises(UserError, match="holds no MLflow records yet"):
+        make_report(experiment, output_dir=str(tmp_path), uri=f"sqlite:///{tmp_path}/none.db")
+    shutil.rmtree(tmp_path)
+
+
+def test_the_pareto_front_keeps_what_nothing_beats():
+    points = [(10, 50), (20, 55), (20, 52), (30, 54), (40, 60), (5, 40)]
+    assert pareto_front(points) == [(5, 40), (10, 50), (20, 55), (40, 60)]
+
+
+def test_published_numbers_follow_the_student():
+    assert published("arc", "tinyllm", student="google/flan-t5-large") == 64.29
+    assert published("bioasq", "label_only", student="google/flan-t5-base") == 89.43
+    assert published("bioasq", "label_only", student="tiny") == 78.86
+    assert published("miniature", "label_only", student="tiny") is None
+
+
+def test_a_teachers_name_is_written_as_the_config_has_it():
+    assert [words(name) for name in ("only_north_llama", "all_teachers")] == ["only north_llama", "all teachers"]
