@@ -232,3 +232,7 @@ def _method_lines(methods: dict[str, Any]) -> str:
 
 def _finish(result: dict[str, Any], as_json: bool, text: str) -> None:
     print(json.dumps(result, ensure_ascii=False) if as_json else text)
+
+
+if __name__ == "__main__":
+    main()

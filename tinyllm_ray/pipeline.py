@@ -179,15 +179,17 @@ class Pipeline:
         return methods
 
     def _scores(self, variants: Iterable[str], results: Mapping[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+        failed = {f"{name} seed {seed}": last_line(end) for (name, seed), end in results.items() if "traceback" in end}
+        for training, reason in failed.items():
+            console.print(f"failed: {training}: {reason}")
         methods: dict[str, Any] = {}
         for name in variants:
-            per_seed = {
-                str(seed): results[name, seed]["test/accuracy"]
-                for seed in self.experiment.seeds
-                if "test/accuracy" in results.get((name, seed), ())
-            }
+            ends = {seed: results[name, seed] for seed in seeds if (name, seed) in results}
+            per_seed = {str(seed): end["test/accuracy"] for seed, end in ends.items() if "test/accuracy" in end}
             if per_seed:
                 methods[name] = {"mean": sum(per_seed.values()) / len(per_seed), "per_seed": per_seed}
+        if failed and not methods:
+            raise UserError(f"no training of the {title} ended; the first says: {next(iter(failed.values()))}")
         return methods
 
     def _train_winner(self, best: dict[str, Any], tracker: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -209,6 +211,11 @@ class Pipeline:
             "per_seed": scores,
             "ranks": winner.pools.student.workers,
         }, champion
+
+
+def last_line(failure: dict[str, Any]) -> str:
+    """What a failed trial's traceback ends with."""
+    return failure["traceback"].strip().rpartition("\n")[2]
 
 
 def make_page(experiment: Experiment) -> dict[str, Any]:
