@@ -80,9 +80,7 @@ class Pipeline:
         with self._tracker() as tracker:
             ends = run_search(self.experiment, self.inputs(), tracker=tracker)
             if not ends:
-                raise UserError(
-                    "no trial of the search reached an evaluation; see the failed runs' tracebacks in MLflow"
-                )
+                raise UserError("no trial of the search reached an evaluation; their tracebacks are in MLflow")
             final, champion = self._train_winner(ends[0], tracker)
         found = {name: report["found"] for name, report in self.generated.items()}
         return {
@@ -184,12 +182,12 @@ class Pipeline:
             console.print(f"failed: {training}: {reason}")
         methods: dict[str, Any] = {}
         for name in variants:
-            ends = {seed: results[name, seed] for seed in seeds if (name, seed) in results}
+            ends = {seed: results[name, seed] for seed in self.experiment.seeds if (name, seed) in results}
             per_seed = {str(seed): end["test/accuracy"] for seed, end in ends.items() if "test/accuracy" in end}
             if per_seed:
                 methods[name] = {"mean": sum(per_seed.values()) / len(per_seed), "per_seed": per_seed}
         if failed and not methods:
-            raise UserError(f"no training of the {title} ended; the first says: {next(iter(failed.values()))}")
+            raise UserError(f"no training came to its end; the first says: {next(iter(failed.values()))}")
         return methods
 
     def _train_winner(self, best: dict[str, Any], tracker: Any) -> tuple[dict[str, Any], dict[str, Any]]:
