@@ -274,7 +274,7 @@ def _questions(folder: str, rows: int) -> dict[str, Any]:
 def _start_ray() -> None:
     import ray
 
-    ray.init(num_cpus=CORES + 4, resources={"teacher_pool": 1}, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=CORES + 4, resources={"teacher_pool": 1}, include_dashboard=False, log_to_driver=False)
 
 
 def _batch(file: str) -> Any:

@@ -30,7 +30,7 @@ def spec_of(model: str) -> Experiment:
 
 def run_here(folder: str, model: str) -> dict[str, TeacherReport]:
     """What both drivers do; the first is killed in the middle of it."""
-    ray.init(num_cpus=4, resources={"teacher_pool": 1, "student_pool": 2}, include_dashboard=False)
+    ray.init("local", num_cpus=4, resources={"teacher_pool": 1, "student_pool": 2}, include_dashboard=False)
     try:
         files = question_files(Path(folder) / "questions", train=ROWS)
         return generate(spec_of(model), output_dir=f"{folder}/out", questions=files)

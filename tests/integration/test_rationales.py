@@ -20,7 +20,7 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def running_ray() -> Iterator[None]:
-    ray.init(num_cpus=4, resources={"teacher_pool": 1, "student_pool": 2}, include_dashboard=False)
+    ray.init("local", num_cpus=4, resources={"teacher_pool": 1, "student_pool": 2}, include_dashboard=False)
     yield
     ray.shutdown()
 

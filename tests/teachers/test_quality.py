@@ -19,7 +19,7 @@ def test_a_whole_sentence_has_no_flag() -> None:
         ("nan", ["nan"]),
         ("NaN ", ["nan"]),
         ("It freezes.", ["short"]),
-        ("Water freezes below zero degrees, so it turns", ["cut_off"]),
+        ("Water freezes below zero degrees. So it turns", ["cut_off"]),
         ("the lake is cold and the lake is cold and the lake is cold and the lake is cold.", ["looping"]),
         ("Thus, the answer is (b) a block of ice.", ["answer_leaked"]),
         ("Water freezes below zero degrees.\n\nQuestion: what melts ice?", ["new_question"]),
@@ -34,6 +34,10 @@ def test_each_fault_has_its_flag(text: str, expected: list[str]) -> None:
 
 def test_units_accents_and_typographic_quotes_are_no_debris() -> None:
     assert flags("“Fürth” is 5 °C – about 41 °F, so water there stays liquid.") == []
+
+
+def test_a_text_without_any_punctuation_that_stopped_by_itself_is_whole() -> None:
+    assert flags("water freezes below zero so it turns into ice") == []
 
 
 def test_a_text_at_the_limit_of_tokens_is_cut_off_even_when_it_ends_in_a_full_stop() -> None:

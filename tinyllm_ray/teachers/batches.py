@@ -33,6 +33,7 @@ PROMPTS = pa.schema(
     ]
 )
 
+EMPTY_OUTPUT = "empty output"
 CARRIED = [name for name in PROMPTS.names if name not in ("prompt", "prompt_ids")]
 
 
@@ -63,7 +64,7 @@ OUTCOMES = pa.schema(
 def outcome(text: str, finish_reason: str, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> Outcome:
     """The outcome of a finished prompt; a text without any letter is a failure."""
     if not text.strip():
-        return failed("empty output", input_tokens=input_tokens)
+        return failed(EMPTY_OUTPUT, input_tokens=input_tokens)
     return Outcome(text, finish_reason, "", input_tokens, output_tokens, cached_tokens)
 
 

@@ -52,7 +52,9 @@ def _quiet(dataset: ray.data.Dataset) -> None:
 def choose_engine(teacher: Teacher, *, pool: Pool, prompts: Prompts, output_dir: str) -> Engine:
     """Nothing heavy happens here: the tokenizer is loaded with the first prompt, the model in the actors."""
     kind = find_kind(teacher)
-    log_file = storage.join(output_dir, "logs", f"{teacher.name}.log") if storage.is_local(output_dir) else None
+    log_file = None
+    if storage.is_local(output_dir):
+        log_file = str(storage.local_path(output_dir) / "logs" / f"{teacher.name}.log")
     if kind == "endpoint":
         run = functools.partial(endpoint.run, teacher=teacher, chat_template=prompts.chat_template, log_file=log_file)
         return Engine(teacher, kind, None, 0, lambda names, longest: run(names))
@@ -68,9 +70,9 @@ def choose_engine(teacher: Teacher, *, pool: Pool, prompts: Prompts, output_dir:
             f"{limit} tokens in all; set it lower"
         )
     in_process = teacher.engine == "in_process" or (teacher.engine == "auto" and not pool.gpus_per_worker)
-    run = functools.partial(
-        vllm.run if in_process else ray_data_llm.run, teacher=teacher, pool=pool, model_path=path, log_file=log_file
-    )
+    run = functools.partial(ray_data_llm.run, teacher=teacher, pool=pool, model_path=path)
+    if in_process:
+        run = functools.partial(vllm.run, teacher=teacher, pool=pool, model_path=path, log_file=log_file)
     # The engine reserves memory for the longest sequence there can be, so it is told the longest there is.
     return Engine(
         teacher,

@@ -1,7 +1,7 @@
 """What may be wrong with a rationale: its text in, a list of flags out; statistics of one teacher, agreement of many.
 
 Pure. Flags never delete a row; `training.use_rationales.drop` names those whose rationales are masked.
-find_flags("Question: why?", answer="x", predicted="", finish_reason="length") -> ["cut_off", "short", "new_question"]
+find_flags("Question: why?", answer="x", predicted="", finish_reason="length") -> ["short", "cut_off", "new_question"]
 """
 
 import re
@@ -14,7 +14,7 @@ FLAGS = {
     "empty": "no text at all",
     "nan": "literally `nan`, a missing value written as text",
     "short": "five words or fewer",
-    "cut_off": "ends in mid-sentence, at the limit of tokens or in the middle of a word",
+    "cut_off": "ends at the limit of tokens or in mid-sentence",
     "looping": "says the same again and again",
     "answer_contradicted": "states another choice than the gold answer",
     "answer_leaked": "is nothing but a statement of the answer",
@@ -28,6 +28,7 @@ LOOP_SHARE = 0.5  # ... that are a repetition in at least this share of the text
 _NEW_QUESTION = re.compile(
     r"(?:^|\n|[.!?]\s+)\s*(?:Q|Question)\s*\d*\s*:|\bAnswer Choices\s*:|\n\s*Options\s*:", re.IGNORECASE
 )
+_SENTENCE_END = re.compile(r"[.!?](?=\s)")  # a text without any is written without punctuation, so has none at its end
 _ENDED = re.compile(r"[.!?…:;)\]\"'”’]\s*$")
 _ANSWER_ONLY = re.compile(
     r"(?:(?:thus|so|therefore|hence)[, ]*)?(?:the )?(?:correct )?(?:answer|option|choice)(?: is)?\b[^.\n]*[.\s]*",
@@ -46,7 +47,7 @@ def find_flags(text: str, *, answer: str, predicted: str, finish_reason: str) ->
         return ["nan"]
     found = {
         "short": len(bare.split()) <= SHORT_WORDS,
-        "cut_off": finish_reason == "length" or not _ENDED.search(bare),
+        "cut_off": finish_reason == "length" or bool(_SENTENCE_END.search(bare) and not _ENDED.search(bare)),
         "looping": repeated_share(bare) >= LOOP_SHARE,
         "answer_contradicted": bool(predicted) and predicted != answer,
         "answer_leaked": bool(_ANSWER_ONLY.fullmatch(bare)),

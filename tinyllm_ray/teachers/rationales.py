@@ -25,10 +25,11 @@ from tinyllm_ray.data import store
 from tinyllm_ray.data.answers import extract_answer
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.rows import Question, Rationale
-from tinyllm_ray.schema import Experiment, Teacher
+from tinyllm_ray.schema import Experiment, Pool, Teacher
+from tinyllm_ray.teachers.batches import EMPTY_OUTPUT
 from tinyllm_ray.teachers.engines import Engine, choose_engine
 from tinyllm_ray.teachers.manifest import given_store, rationale_store, store_manifest, target_manifest
-from tinyllm_ray.teachers.pending import READ_ROWS, Target, read_candidates, rewrite, write_pending
+from tinyllm_ray.teachers.pending import READ_ROWS, Pending, Target, read_candidates, rewrite, write_pending
 from tinyllm_ray.teachers.progress import Bars
 from tinyllm_ray.teachers.quality import find_flags
 
@@ -71,12 +72,15 @@ def generate(
     candidates = read_candidates(
         questions, examples=experiment.prompts.in_context.examples if any(targets.values()) else 0
     )
-    parallel = len(experiment.teachers) if experiment.pools.schedule == "parallel" else 1
-    with Bars() as bars, ThreadPoolExecutor(max(parallel, 1)) as threads, _said_when_full(output_dir):
+    with Bars() as bars, _said_when_full(output_dir):
         work = functools.partial(
             _run_teacher, experiment, targets=targets, candidates=candidates, output_dir=output_dir, bars=bars
         )
-        reports = list(threads.map(work, experiment.teachers))
+        if experiment.pools.schedule == "parallel" and len(experiment.teachers) > 1:
+            with ThreadPoolExecutor(len(experiment.teachers)) as threads:
+                reports = list(threads.map(work, experiment.teachers))
+        else:
+            reports = [work(teacher) for teacher in experiment.teachers]
     _check_failures(experiment, reports)
     return {report.teacher: report for report in reports}
 
@@ -101,7 +105,8 @@ def _open_targets(
     if teacher.store:
         given_store(teacher, dataset=experiment.dataset.name)
         return []
-    targets = []
+    # Without teacher forcing a split's rationales are its answers too: one target, counted as answers.
+    targets: dict[tuple[str, str], Target] = {}
     for answers, splits in ((False, experiment.prompts.rationale_splits), (True, experiment.prompts.answer_splits)):
         manifest = target_manifest(experiment, teacher, answers=answers)
         folder = store.store_folder(output_dir, manifest)
@@ -109,10 +114,10 @@ def _open_targets(
             store.open_store(folder, manifest)
         for split in splits:
             if split in questions:
-                targets.append(
-                    Target(split, folder, answers, digest(manifest), manifest["teacher_forcing"], questions[split])
+                targets[folder, split] = Target(
+                    split, folder, answers, digest(manifest), manifest["teacher_forcing"], questions[split]
                 )
-    return targets
+    return list(targets.values())
 
 
 def _run_teacher(
@@ -129,7 +134,7 @@ def _run_teacher(
     report = TeacherReport(teacher.name, store=rationale_store(experiment, teacher.name, output_dir=output_dir))
     if not targets[teacher.name]:
         return report
-    engine = choose_engine(teacher, pool=experiment.pools.teacher, prompts=experiment.prompts, output_dir=output_dir)
+    engine = choose_engine(teacher, pool=_share_of_pool(experiment), prompts=experiment.prompts, output_dir=output_dir)
     folder = storage.join(output_dir, "pending", teacher.name)
     pending = write_pending(
         targets[teacher.name],
@@ -144,22 +149,7 @@ def _run_teacher(
     if pending.rows:
         engine.check()
         meter = _Meter(report, bars.add(teacher.name, total=pending.rows))
-        files = pending.files
-        for attempt in range(teacher.max_attempts):
-            last = attempt + 1 == teacher.max_attempts
-            failed = _run_once(
-                engine, files, targets[teacher.name], pending.longest_prompt, meter, record_failures=last
-            )
-            if last or not failed:
-                failures.update(failed.values())
-                break
-            files = rewrite(
-                files,
-                failed.keys(),
-                folder=storage.join(folder, f"again-{attempt + 1}"),
-                rows_per_file=teacher.batch_size,
-            )
-        meter.close()
+        failures += _run_pending(engine, pending, targets[teacher.name], meter, folder=folder)
     storage.remove_folder(folder)
     report.failed = dict(failures)
     report.accuracy = {t.split: _accuracy(t) for t in targets[teacher.name] if t.answers}
@@ -168,31 +158,57 @@ def _run_teacher(
     return report
 
 
-def _run_once(
-    engine: Engine,
-    files: Sequence[str],
-    targets: Sequence[Target],
-    longest_prompt: int,
-    meter: "_Meter",
-    *,
-    record_failures: bool,
-) -> dict[str, str]:
-    """Run prompt files through the engine, storing each batch as it comes; returns failed keys with their reasons."""
-    failed: dict[str, str] = {}
-    for batch in engine.run(files, longest_prompt=longest_prompt):
-        bad = batch.filter(pc.not_equal(batch["failure"], "")).select(["key", "failure"]).to_pylist()
-        failed |= {row["key"]: row["failure"].partition(":")[0] for row in bad}
-        keep = batch if record_failures else batch.filter(pc.equal(batch["failure"], ""))
-        for number in pc.unique(keep["target"]).to_pylist():
-            rows = keep.filter(pc.equal(keep["target"], number)).to_pylist()
-            store.append(targets[number].folder, targets[number].split, [_rationale(row) for row in rows])
-        meter.count(batch)
-    return failed
+def _share_of_pool(experiment: Experiment) -> Pool:
+    """Teachers that run at the same time share the pool's workers."""
+    pool = experiment.pools.teacher
+    if experiment.pools.schedule == "sequential":
+        return pool
+    return pool.model_copy(update={"workers": max(pool.workers // len(experiment.teachers), 1)})
+
+
+def _run_pending(
+    engine: Engine, pending: Pending, targets: Sequence[Target], meter: "_Meter", *, folder: str
+) -> Counter[str]:
+    """Run all prompts, then again those that failed; returns how many failed in the end, by reason."""
+    files, failures = pending.files, Counter[str]()
+    for attempt in range(1, engine.teacher.max_attempts + 1):
+        last = attempt == engine.teacher.max_attempts
+        again: set[str] = set()
+        for batch in engine.run(files, longest_prompt=pending.longest_prompt):
+            retried = _retried(batch, engine) if not last else pa.array([False] * len(batch))
+            again.update(batch.filter(retried)["key"].to_pylist())
+            final = batch.filter(pc.invert(retried))
+            failures.update(_reason(failure) for failure in final["failure"].to_pylist() if failure)
+            _store(final, targets)
+            meter.count(final)
+        if not again:
+            break
+        rows = engine.teacher.batch_size
+        files = rewrite(files, again, folder=storage.join(folder, f"again-{attempt}"), rows_per_file=rows)
+    return failures
+
+
+def _retried(batch: pa.Table, engine: Engine) -> pa.Array:
+    """Failed rows that another try may help; the text of a greedy engine would be empty again."""
+    same_again = engine.kind != "endpoint" and engine.teacher.sampling.temperature == 0
+    hopeless = ["", EMPTY_OUTPUT] if same_again else [""]
+    return pc.invert(pc.is_in(batch["failure"], value_set=pa.array(hopeless)))
+
+
+def _reason(failure: str) -> str:
+    """`engine error: RuntimeError ...` counts as `engine error`."""
+    return failure.partition(":")[0]
+
+
+def _store(batch: pa.Table, targets: Sequence[Target]) -> None:
+    for number in pc.unique(batch["target"]).to_pylist():
+        rows = batch.filter(pc.equal(batch["target"], number)).to_pylist()
+        store.append(targets[number].folder, targets[number].split, [_rationale(row) for row in rows])
 
 
 def _rationale(row: dict[str, Any]) -> Rationale:
-    text, choices = row["text"], row["choices"]
-    predicted = extract_answer(text, choices)
+    text = row["text"].strip()
+    predicted = extract_answer(text, row["choices"])
     return Rationale(
         key=row["key"],
         question_id=row["question_id"],
@@ -223,7 +239,7 @@ class _Meter:
         report.generated += len(good)
         for name in ("input_tokens", "output_tokens", "cached_tokens"):
             setattr(report, name, getattr(report, name) + (pc.sum(good[name]).as_py() or 0))
-        if not report.engine_start_s:
+        if len(batch) and not report.engine_start_s:
             report.engine_start_s = batch["engine_start_s"][0].as_py()
             self._ready_at = batch["engine_ready_at"][0].as_py() or self._began
         report.tokens_per_second = report.output_tokens / max(time.time() - self._ready_at, 1e-3)

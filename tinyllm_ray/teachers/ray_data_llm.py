@@ -29,7 +29,6 @@ def run(
     pool: Pool,
     model_path: str,
     max_model_len: int,
-    log_file: str | None,
 ) -> ray.data.Dataset:
     """The processor's own tokenize and detokenize stages are off: the prompts come as token ids."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig

@@ -1,0 +1,102 @@
+"""A real vLLM server on loopback writes the same greedy texts as the engine in our own process."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import ray
+from tiny_teachers import experiment, question_files, save_llama
+
+from tinyllm_ray.data import store
+from tinyllm_ray.teachers.rationales import generate
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def served(llama: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a server of the miniature teacher, which wants a key."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    flags = [
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--max-model-len",
+        "512",
+        "--served-model-name",
+        "tiny",
+        "--host",
+        "127.0.0.1",
+    ]
+    command = [
+        str(Path(sys.executable).with_name("vllm")),
+        "serve",
+        llama,
+        *flags,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    environment = os.environ | {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_API_KEY": "loopback-secret",
+    }
+    log = tmp_path_factory.mktemp("served") / "log"
+    with log.open("w") as output:
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            deadline = time.monotonic() + 300
+            while not _answers(f"http://127.0.0.1:{port}/health"):
+                assert server.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+                time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_an_endpoint_and_our_own_engine_write_the_same_texts(
+    served: str, llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVED_KEY", "loopback-secret")
+    endpoint = {"url": served, "api_key_env": "SERVED_KEY", "concurrency": 4}
+    spec = experiment(
+        {"name": "here", "model": llama, "sampling": {"max_tokens": 24}},
+        {"name": "there", "model": "tiny", "endpoint": endpoint, "sampling": {"max_tokens": 24}},
+    )
+    ray.init("local", num_cpus=4, resources={"teacher_pool": 1, "student_pool": 2}, include_dashboard=False)
+    try:
+        reports = generate(spec, output_dir=str(tmp_path / "out"), questions=question_files(tmp_path, train=20))
+    finally:
+        ray.shutdown()
+    texts = {
+        name: {row["question_id"]: row["rationale"] for row in store.read(report.store, "train").to_pylist()}
+        for name, report in reports.items()
+    }
+    assert len(texts["here"]) == 20
+    assert texts["there"] == texts["here"]
+    assert reports["there"].output_tokens == reports["here"].output_tokens == 20 * 24
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert written and not any(b"loopback-secret" in path.read_bytes() for path in written)
