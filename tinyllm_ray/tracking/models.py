@@ -6,6 +6,8 @@ which loads, and is used through its components: load_model(uri, return_type="co
 
 import importlib.metadata
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mlflow
@@ -36,32 +38,45 @@ def register_model(
     """Log the folder under a run, register it and move the alias there; a second call finds the first one's version."""
     versions = client.search_model_versions(f"name = '{name}'")
     known = [version for version in versions if version.tags.get(KEY_TAG) == key]
-    version = known[0].version if known else _log(folder, run_id, name, input_example)
+    version = known[0].version if known else _log(client, folder, run_id, name, input_example)
     client.set_model_version_tag(name, version, KEY_TAG, key)
     client.update_model_version(name, version, description)
     client.set_registered_model_alias(name, ALIAS, version)
     return Registered(name, str(version), f"models:/{name}@{ALIAS}", run_id)
 
 
-def _log(folder: str, run_id: str, name: str, input_example: str) -> str:
+def _log(client: mlflow.MlflowClient, folder: str, run_id: str, name: str, input_example: str) -> str:
     text = Schema([ColSpec(DataType.string)])
-    logger = logging.getLogger("mlflow.transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it looks for a model card and a licence on the hub, where this model is not
+    with _quiet(), mlflow.start_run(run_id=run_id, log_system_metrics=False):
+        info = mlflow.transformers.log_model(
+            _components(folder),
+            name="model",
+            task=TASK,
+            signature=ModelSignature(inputs=text, outputs=text),
+            input_example=input_example,
+            pip_requirements=[f"{package}=={_version(package)}" for package in NEEDED],
+        )
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    return client.create_model_version(name, info.model_uri, run_id, model_id=info.model_id).version
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without progress bars, and without the search for a hub's model card and for a pipeline of the model's kind."""
+    loggers = [logging.getLogger(name) for name in ("mlflow.transformers", "transformers.pipelines.base")]
+    levels = [logger.level for logger in loggers]
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
-        with mlflow.start_run(run_id=run_id, log_system_metrics=False):
-            info = mlflow.transformers.log_model(
-                _components(folder),
-                name="model",
-                task=TASK,
-                signature=ModelSignature(inputs=text, outputs=text),
-                input_example=input_example,
-                registered_model_name=name,
-                pip_requirements=[f"{package}=={_version(package)}" for package in NEEDED],
-            )
+        yield
     finally:
-        logger.setLevel(level)
-    return info.registered_model_version
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
 
 
 def _components(folder: str) -> dict[str, object]:

@@ -3,6 +3,7 @@
 In: `tracking` of an experiment. Out: a URI, a client, and which errors mean that the server is away for a while.
 """
 
+import logging
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +17,7 @@ from tinyllm_ray.config import UserError
 from tinyllm_ray.redact import redact_text
 from tinyllm_ray.schema import Experiment
 
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of every table it makes
 AWAY = (MlflowException, requests.RequestException, OSError)
 _MAY_PASS = {408, 429}
 
