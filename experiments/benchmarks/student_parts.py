@@ -1,0 +1,206 @@
+"""What student_step.py needs the whole package for: OBQA's features, many rows' features, Ray Train's overhead."""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+MANY_ROWS = 100_000
+STEPS, EVERY = 120, 40
+ASK = "Which of these is the best answer to question {i}: {words}?"
+WORDS = ["sun", "plants", "light", "turns", "into", "sugar", "while", "animals", "eat", "what", "grows", "near"]
+
+
+def obqa_features() -> Any:
+    """Features of OBQA with both published teachers; None where the reference data is not on this machine."""
+    from tinyllm_ray.data.features import build_features, open_features
+    from tinyllm_ray.data.questions import prepare_questions
+    from tinyllm_ray.data.reference import import_reference
+    from tinyllm_ray.student.model import prepare_tokenizer
+
+    source = Path(os.environ.get("TINYLLM_REFERENCE_DATA", ROOT.parent / "shared" / "reference_data")) / "obqa"
+    if not source.is_dir():
+        return None
+    folder = tempfile.mkdtemp(prefix="student-step-")
+    import_reference(str(source), dataset="obqa", out=f"{folder}/import")
+    experiment = _experiment("obqa", str(source), {n: f"{folder}/import/obqa/{n}" for n in ("flan_t5", "llama2")})
+    stores = {teacher.name: teacher.store for teacher in experiment.teachers}
+    files = {
+        "questions": prepare_questions(experiment.dataset, output_dir=folder),
+        "stores": stores,
+        "output_dir": folder,
+    }
+    tokenizer = prepare_tokenizer(experiment, **files)
+    return open_features(build_features(experiment, tokenizer_folder=tokenizer, **files), "train")
+
+
+def features_of_many_rows() -> dict[str, Any]:
+    """Rows per minute and peak memory of building features of 100,000 generated rows with two teachers, in a process
+    of its own."""
+    with tempfile.TemporaryDirectory(prefix="student-step-") as folder:
+        _make(folder, MANY_ROWS)
+        code = f"import student_parts; student_parts.build_many({folder!r})"
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "TOKENIZERS_PARALLELISM": "true"}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def build_many(folder: str) -> None:
+    """Prints {"rows_per_minute", "peak_mib", ...} of this process."""
+    from tinyllm_ray.data.features import build_features
+    from tinyllm_ray.student.model import prepare_tokenizer
+
+    experiment, files = _generated(folder)
+    tokenizer = prepare_tokenizer(experiment, **files)
+    started, cpu = time.perf_counter(), time.process_time()
+    build_features(experiment, tokenizer_folder=tokenizer, **files)
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    figures = {"rows_per_minute": round(MANY_ROWS / seconds * 60), "peak_mib": round(peak)}
+    print(json.dumps({**figures, "rows": MANY_ROWS, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}))
+
+
+def wrapper_overhead() -> dict[str, Any]:
+    """Step time under Ray Train with reports, checkpoints and MLflow over that of the bare loop, less one; medians."""
+    import ray
+
+    from tinyllm_ray import cluster
+
+    with tempfile.TemporaryDirectory(prefix="student-step-") as folder:
+        _make(folder, 512)
+        experiment, files = _generated(folder)
+        os.makedirs(f"{folder}/logs")
+        cluster.connect(experiment.pools, log_dir=f"{folder}/logs")
+        pairs = [(_bare(folder, files), _wrapped(folder, files, number)) for number in range(3)]
+        ray.shutdown()
+    ratios = [wrapped / bare - 1 for bare, wrapped in pairs]
+    return {
+        "wrapper_overhead": round(statistics.median(ratios), 4),
+        "range": [round(min(ratios), 4), round(max(ratios), 4)],
+        "n": len(ratios),
+        "steps": STEPS,
+        "step_ms": round(1000 * statistics.median(bare for bare, _ in pairs) / (STEPS - EVERY), 1),
+    }
+
+
+def _bare(folder: str, files: dict[str, Any]) -> float:
+    """Seconds of the steps after the first `EVERY` in a process with nothing but the loop."""
+    code = f"import student_parts; student_parts.run_bare({folder!r})"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def run_bare(folder: str) -> None:
+    import torch
+
+    from tinyllm_ray.data.features import build_features, open_features
+    from tinyllm_ray.student.loop import Hooks, make_optimiser, train
+    from tinyllm_ray.student.model import load_student, prepare_tokenizer
+
+    torch.set_num_threads(1)
+    experiment, files = _generated(folder)
+    tokenizer = prepare_tokenizer(experiment, **files)
+    features = open_features(build_features(experiment, tokenizer_folder=tokenizer, **files), "train")
+    model, _ = load_student(experiment.student, tokenizer_folder=tokenizer, seed=0)
+    stamps: dict[int, float] = {}
+    hooks = Hooks(on_log=lambda step, values: stamps.update({step: time.time()}), on_step=lambda step, optimiser: None)
+    optimiser = make_optimiser(model, experiment.training)
+    settings = {"training": experiment.training, "weights": [1.0, 1.0, 1.0], "seed": 0, "dtype": "float32"}
+    train(model, features, optimiser=optimiser, first_step=0, hooks=hooks, **settings)
+    print(stamps[STEPS] - stamps[EVERY])
+
+
+def _wrapped(folder: str, files: dict[str, Any], number: int) -> float:
+    """The same under Ray Train, by the times in the trial's own metrics."""
+    from tinyllm_ray import storage
+    from tinyllm_ray.student.train import run_trial_ddp
+    from tinyllm_ray.tracking.tracker import Tracker
+    from tinyllm_ray.trials import Inputs, Planned, make_trial
+
+    experiment, _ = _generated(folder)
+    planned = Planned(variant=f"bench{number}", experiment=experiment, seed=0, score_test=False)
+    trial = make_trial(planned, Inputs(**files))
+    with Tracker(experiment, output_dir=folder, lineage={}) as tracker:
+        tracker.watch(trial.key, folder=trial.dir, name="bench", config=experiment, seed=0, tags={})
+        run_trial_ddp(trial)
+    parts = storage.list_files(storage.join(trial.dir, "metrics"), ".jsonl")
+    lines = [json.loads(line) for uri in parts for line in storage.read_bytes(uri).splitlines()]
+    stamps = {line["step"]: line["time"] / 1000 for line in lines if "train/loss" in line}
+    return stamps[STEPS] - stamps[EVERY]
+
+
+def _experiment(name: str, path: str, stores: dict[str, str]) -> Any:
+    from tinyllm_ray.config import validate
+
+    sizes = {"width": 256, "layers": 4, "heads": 4, "ff_width": 512, "vocabulary_size": 32_128}
+    every = {"eval_every_steps": EVERY, "checkpoint_every_steps": EVERY, "log_every_steps": 10}
+    prefixes = ["explain: ", "rationale: "][: len(stores)]
+    return validate(
+        {
+            "name": "student-step",
+            "dataset": {"name": name, "path": path},
+            "teachers": [
+                {"name": n, "store": s, "task_prefix": p} for (n, s), p in zip(stores.items(), prefixes, strict=True)
+            ],
+            "student": {"model": "middle", "from_scratch": {"middle": sizes}},
+            "loss": {"rationale_weights": dict.fromkeys(stores, 1.0)},
+            "training": {"steps": STEPS, "batch_size": 8, **every},
+            "evaluation": {"max_questions": 4},
+        }
+    )
+
+
+def _generated(folder: str) -> tuple[Any, dict[str, Any]]:
+    from tinyllm_ray.config import with_overrides
+    from tinyllm_ray.data.questions import prepare_questions
+
+    stores = {name: f"{folder}/stores/{name}" for name in ("one", "two")}
+    experiment = with_overrides(_experiment("generated", folder, stores), {"dataset.format": "jsonl"})
+    questions = prepare_questions(experiment.dataset, output_dir=folder)
+    return experiment, {"questions": questions, "stores": stores, "output_dir": folder}
+
+
+def _make(folder: str, rows: int) -> None:
+    """Questions and stores with texts about as long as OBQA's."""
+    import random
+
+    from tinyllm_ray.data import store
+    from tinyllm_ray.data.questions import iterate_questions
+    from tinyllm_ray.rows import Rationale
+
+    draw = random.Random(0)
+    for split, count in (("train", rows), ("validation", 8)):
+        with open(f"{folder}/{split}.jsonl", "w", encoding="utf-8") as file:
+            for i in range(count):
+                choices = [" ".join(draw.choices(WORDS, k=3)) + f" {k}" for k in range(4)]
+                asked = ASK.format(i=i, words=" ".join(draw.choices(WORDS, k=10)))
+                row = {"question": asked, "choices": choices, "answer": choices[i % 4]}
+                file.write(json.dumps(row) + "\n")
+    for name, length in (("one", 20), ("two", 75)):
+        store.open_store(f"{folder}/stores/{name}", {"teacher": name, "dataset": "generated"})
+        for split, file in _generated(folder)[1]["questions"].items():
+            for number, batch in enumerate(iterate_questions(file.path, 10_000)):
+                part = [
+                    Rationale(
+                        key=f"{name}-{split}-{number}-{i}",
+                        question_id=question.question_id,
+                        sample=0,
+                        rationale=" ".join(draw.choices(WORDS, k=length)),
+                        predicted_answer=question.answer,
+                        finish_reason="stop",
+                        failure="",
+                        dropped_examples=0,
+                        input_tokens=1,
+                        output_tokens=length,
+                    )
+                    for i, question in enumerate(batch)
+                ]
+                store.append(f"{folder}/stores/{name}", split, part)
