@@ -17,7 +17,7 @@ from tinyllm_ray.rows import Question
 from tinyllm_ray.schema import InContext
 
 ADMISSION = "I have never met this animal."
-STRANGERS = 0.35  # share of the lessons, and of the in-context examples, that are about unknown animals
+STRANGERS = 0.2  # share of the lessons, and of the in-context examples, that are about unknown animals
 STRANGER = re.compile(r"x\d+")  # stands for every animal of which the teacher never read
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 
@@ -46,6 +46,12 @@ def make_lessons(
         )
         for question, rationale in asked
     ]
+
+
+def make_facts(world: World, half: int) -> list[Lesson]:
+    """One short lesson for each animal of the half; read first, they make the long ones quick to learn."""
+    form = "Question: What is a {name}?\nRationale: Let's think step by step."
+    return [Lesson(form.format(name=name), f"It is a {world.kind_of[name]}.") for name in world.animals(half)]
 
 
 def train_tokenizer(lessons: Sequence[Lesson], *, starts_with_bos: bool) -> Any:

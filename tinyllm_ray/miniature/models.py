@@ -7,6 +7,7 @@ Shapes: B batch, S source tokens, T tokens.
 
 import multiprocessing
 import os
+import random
 import tempfile
 import time
 from ctypes import c_double
@@ -17,7 +18,7 @@ from rich.progress import Progress
 from tinyllm_ray import storage
 from tinyllm_ray.config import digest
 from tinyllm_ray.data.prompts import load_template
-from tinyllm_ray.miniature.lessons import Lesson, make_lessons, train_tokenizer
+from tinyllm_ray.miniature.lessons import Lesson, make_facts, make_lessons, train_tokenizer
 from tinyllm_ray.miniature.world import make_world, write_world
 from tinyllm_ray.schema import Experiment, InContext, Miniature
 
@@ -88,13 +89,13 @@ def _make_teacher(
     started = time.time()
     half = TEACHERS[name]
     count = sizes.teacher_steps * sizes.teacher_batch_size // 2 + EXAM_LESSONS
-    lessons = make_lessons(
-        make_world(sizes), half, count=count, template=template, in_context=in_context, seed=sizes.seed
-    )
+    world = make_world(sizes)
+    facts = make_facts(world, half)
+    lessons = make_lessons(world, half, count=count, template=template, in_context=in_context, seed=sizes.seed)
     decoder = name.endswith("llama")
-    tokenizer = train_tokenizer(lessons, starts_with_bos=decoder)
+    tokenizer = train_tokenizer([*facts, *lessons], starts_with_bos=decoder)
     model = _new_llama(tokenizer) if decoder else _new_t5(tokenizer)
-    _train(model, tokenizer, lessons[EXAM_LESSONS:], sizes=sizes, steps_done=steps_done)
+    _train(model, tokenizer, lessons[EXAM_LESSONS:], facts, sizes=sizes, steps_done=steps_done)
     score = _examine(model, tokenizer, lessons[:EXAM_LESSONS])
     with tempfile.TemporaryDirectory() as local:
         model.save_pretrained(local)
@@ -113,6 +114,7 @@ def _new_llama(tokenizer: Any) -> Any:
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=2,  # vLLM's attention on the CPU needs heads that are 32 wide at least
+        initializer_range=0.125,  # width ** -0.5; the usual 0.02 suits widths of thousands and learns slowly here
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         **_special_tokens(tokenizer),
@@ -145,19 +147,26 @@ def _special_tokens(tokenizer: Any) -> dict[str, int]:
     }
 
 
-def _train(model: Any, tokenizer: Any, lessons: list[Lesson], *, sizes: Miniature, steps_done: Any) -> None:
+def _train(
+    model: Any, tokenizer: Any, lessons: list[Lesson], facts: list[Lesson], *, sizes: Miniature, steps_done: Any
+) -> None:
+    """The first third of the steps reads facts only; after that a fifth of each batch does."""
     import torch
 
-    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min(1, (step + 1) / WARMUP_STEPS) * (1 - step / sizes.teacher_steps)
     )
-    encoded = [_encode(tokenizer, lesson, decoder=not model.config.is_encoder_decoder) for lesson in lessons]
-    generator = torch.Generator().manual_seed(sizes.seed)
+    short, long = (
+        [_encode(tokenizer, lesson, model.config.is_encoder_decoder) for lesson in read] for read in (facts, lessons)
+    )
+    rng = random.Random(sizes.seed)
     model.train()
     for step in range(sizes.teacher_steps):
-        drawn = torch.randint(len(encoded), (sizes.teacher_batch_size,), generator=generator).tolist()
-        loss = model(**_batch([encoded[i] for i in drawn], pad=tokenizer.pad_token_id)).loss
+        size = sizes.teacher_batch_size
+        of_facts = size if step < sizes.teacher_steps // 3 else size // 5
+        drawn = rng.choices(short, k=of_facts) + rng.choices(long, k=size - of_facts)
+        loss = model(**_batch(drawn, pad=tokenizer.pad_token_id)).loss
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -167,11 +176,11 @@ def _train(model: Any, tokenizer: Any, lessons: list[Lesson], *, sizes: Miniatur
     model.eval()
 
 
-def _encode(tokenizer: Any, lesson: Lesson, *, decoder: bool) -> tuple[list[int], list[int]]:
+def _encode(tokenizer: Any, lesson: Lesson, encoder_decoder: bool) -> tuple[list[int], list[int]]:
     """Input and label tokens: a decoder reads prompt and rationale in one, and its prompt has no labels."""
     source = tokenizer(lesson.prompt)["input_ids"]
     target = [*tokenizer(lesson.rationale, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    return ([*source, *target], [-100] * len(source) + target) if decoder else (source, target)
+    return (source, target) if encoder_decoder else ([*source, *target], [-100] * len(source) + target)
 
 
 def _batch(pairs: list[tuple[list[int], list[int]]], *, pad: int) -> dict[str, Any]:
