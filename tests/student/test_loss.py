@@ -16,9 +16,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from tinyllm_ray.schema import Loss
 from tinyllm_ray.student.batches import pack
-from tinyllm_ray.student.checks import task_weights
 from tinyllm_ray.student.loss import StudentLoss, component_sums, token_losses
 from tinyllm_ray.student.packed import compile_student, decoder_start
 
@@ -165,8 +163,3 @@ def test_the_loss_of_a_student_that_knows_nothing_is_the_log_of_the_vocabulary()
     loss, sums = StudentLoss(model)(batch, torch.tensor([1.0 / 2, 0.25 / 1]))
     assert sums.tolist() == pytest.approx([2 * math.log(VOCABULARY), math.log(VOCABULARY)])
     assert loss.item() == pytest.approx(1.25 * math.log(VOCABULARY))
-
-
-def test_task_weights_follow_the_order_of_the_tasks():
-    loss = Loss(label_weight=0.5, rationale_weights={"b": 3.0})
-    assert task_weights(loss, ["label", "a", "b"]) == [0.5, 0.0, 3.0]

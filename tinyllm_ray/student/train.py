@@ -19,7 +19,7 @@ from tinyllm_ray.data.arrays import Features
 from tinyllm_ray.data.features import open_features, read_meta
 from tinyllm_ray.data.questions import read_questions
 from tinyllm_ray.data.tokenise import StudentTokenizer
-from tinyllm_ray.rows import Question
+from tinyllm_ray.rows import Prediction, Question
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student import records
 from tinyllm_ray.student.batches import shuffled_rationales
@@ -57,6 +57,7 @@ class Run:
     recorder: records.Recorder | None  # rank 0 only
     report: Report
     last: dict[str, Any] | None = None  # the latest evaluation
+    scored: tuple[dict[str, float], list[Prediction]] | None = None  # the same, with its predictions
 
 
 def run_trial(trial: Trial, *, report: Report) -> dict[str, Any]:
@@ -76,7 +77,9 @@ def run_trial_ddp(trial: Trial, *, report_callback: Any = None) -> dict[str, Any
     experiment = validate(trial.experiment)
     pool = experiment.pools.student
     ranks = experiment.search.ranks_per_trial if report_callback else pool.workers
-    check_ranks(experiment, ranks, rows=read_meta(trial.features)["splits"]["train"]["rows"])
+    features = open_features(trial.features, "train")
+    check_ranks(experiment, ranks, rows=len(features.question_ids))
+    check_weights(experiment, features)  # here too, where the message reaches the user
     done = _result(trial)
     if done is None:
         TorchTrainer(
@@ -191,7 +194,7 @@ def _evaluate(run: Run, step: int) -> None:
     values: dict[str, Any] = {"parameters": parameter_count(run.model)}
     if questions:
         settings = {"student": experiment.student, "evaluation": experiment.evaluation}
-        scores, _ = evaluate(run.model, run.tokenizer, questions=questions, **settings)
+        run.scored = evaluate(run.model, run.tokenizer, questions=questions, **settings)
         losses = validation_losses(
             run.model,
             open_features(run.trial.features, "validation"),
@@ -200,7 +203,7 @@ def _evaluate(run: Run, step: int) -> None:
             dtype=experiment.student.dtype,
             max_rows=most,
         )
-        values |= scores | losses
+        values |= run.scored[0] | losses
     run.recorder.evaluation(step, values)
     run.last = {"step": step, **values}
 
@@ -217,7 +220,8 @@ def _finish(run: Run, result: dict[str, Any], times: dict[str, float]) -> dict[s
     for split in ("validation", "test"):
         if split == "validation" or trial.score_test:
             result |= _score(run, split)
-    run.recorder.metrics(result["steps"], {name: value for name, value in result.items() if "/" in name})
+    new = {name: value for name, value in result.items() if name.startswith(("truncated/", "test/"))}
+    run.recorder.metrics(result["steps"], new)
     run.recorder.flush()
     card = records.model_card(experiment, seed=trial.seed, made_from=meta["plan"], result=result)
     records.write_model(trial.dir, run.model, tokenizer_folder=trial.tokenizer, card=card)
@@ -237,15 +241,18 @@ def _score(run: Run, split: str) -> dict[str, float]:
         for teacher in experiment.teachers
         if experiment.loss.rationale_weights.get(teacher.name)
     }
-    scores, predictions = evaluate(
-        run.model,
-        run.tokenizer,
-        questions=questions,
-        student=experiment.student,
-        evaluation=experiment.evaluation,
-        rationale_prefixes=prefixes,
-        rationale_questions=experiment.evaluation.student_rationales if split == "test" else 0,
-    )
+    if split == "validation" and run.scored and experiment.evaluation.max_questions is None:
+        scores, predictions = run.scored  # of the last step, just now
+    else:
+        scores, predictions = evaluate(
+            run.model,
+            run.tokenizer,
+            questions=questions,
+            student=experiment.student,
+            evaluation=experiment.evaluation,
+            rationale_prefixes=prefixes,
+            rationale_questions=experiment.evaluation.student_rationales if split == "test" else 0,
+        )
     records.write_predictions(run.trial.dir, split, predictions)
     return (
         scores
