@@ -99,12 +99,12 @@ def run_on_pool(planned: Planned, inputs: Inputs, *, tracker: Tracker) -> tuple[
     tracker.watch(
         trial.key,
         folder=trial.dir,
-        name=_name(planned),
+        name=_name(planned, trial),
         config=planned.experiment,
         seed=planned.seed,
         tags={"variant": planned.variant},
     )
-    title = f"{_name(planned)} on {planned.experiment.pools.student.workers} ranks"
+    title = f"{_name(planned, trial)} on {planned.experiment.pools.student.workers} ranks"
     with follow_training(trial.dir, title=title, steps=planned.experiment.training.steps):
         return trial, run_trial_ddp(trial, report_callback=None)
 
@@ -166,7 +166,10 @@ def _trainable(config: dict[str, Any], find: Callable[[dict[str, Any]], tuple[Pl
     run_trial_ddp(trial, report_callback=TuneReportCallback())
 
 
-def _name(planned: Planned) -> str:
+def _name(planned: Planned, trial: Trial) -> str:
+    """Trials of a search share their seed, so the key's digest tells them apart."""
+    if planned.variant == "search":
+        return f"search {trial.key.rpartition('-')[2][:6]}"
     return f"{planned.variant} seed {planned.seed}"
 
 
@@ -188,7 +191,12 @@ class _Watch(tune.Callback):
             "differs." + key: str(value) for key, value in trial.config.items() if key != "key"
         }
         self.tracker.watch(
-            ours.key, folder=ours.dir, name=_name(planned), config=planned.experiment, seed=planned.seed, tags=tags
+            ours.key,
+            folder=ours.dir,
+            name=_name(planned, ours),
+            config=planned.experiment,
+            seed=planned.seed,
+            tags=tags,
         )
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
