@@ -27,7 +27,7 @@ def make_questions(folder: str, rows: int) -> list[str]:
         things = [f"thing{i} of kind{i % 7}" for i in range(50)]
         read = [
             {
-                "question": f"Which of these is most often found {'near ' * (i % 9)}a {things[i % 50]}, and why is it {i}?",
+                "question": f"Which is most often found {'near ' * (i % 9)}a {things[i % 50]}, and why is it {i}?",
                 "choices": [things[(i * k + k) % 50] for k in (3, 5, 7, 11)],
             }
             for i in range(rows)

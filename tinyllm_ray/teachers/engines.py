@@ -69,7 +69,12 @@ def choose_engine(teacher: Teacher, *, pool: Pool, prompts: Prompts, output_dir:
             f"teachers.{teacher.name}.sampling.max_tokens={new_tokens} leaves no room for a prompt: the model takes "
             f"{limit} tokens in all; set it lower"
         )
-    in_process = teacher.engine == "in_process" or (teacher.engine == "auto" and not pool.gpus_per_worker)
+    if teacher.adapter and teacher.engine == "ray_data_llm":
+        raise UserError(
+            f"teachers.{teacher.name}.adapter: the engine ray_data_llm takes none; set engine to in_process"
+        )
+    on_gpu = pool.gpus_per_worker > 0 and not teacher.adapter
+    in_process = teacher.engine == "in_process" or (teacher.engine == "auto" and not on_gpu)
     run = functools.partial(ray_data_llm.run, teacher=teacher, pool=pool, model_path=path)
     if in_process:
         run = functools.partial(vllm.run, teacher=teacher, pool=pool, model_path=path, log_file=log_file)

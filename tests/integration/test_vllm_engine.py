@@ -1,0 +1,107 @@
+"""The vLLM actor by itself: adapters, and what becomes of rows when the engine breaks."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tiny_teachers import experiment, question_files, save_llama
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tinyllm_ray import storage
+from tinyllm_ray.schema import Teacher
+from tinyllm_ray.teachers.engines import choose_engine
+from tinyllm_ray.teachers.pending import Target, read_candidates, write_pending
+from tinyllm_ray.teachers.vllm import VllmEngine, engine_kwargs
+
+pytestmark = pytest.mark.engine
+TOKENS = 12
+
+
+def save_adapter(model: str, folder: Path) -> str:
+    """An adapter with weights large enough to change every text."""
+    torch.manual_seed(1)
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(model), LoraConfig(r=8, target_modules=["q_proj", "v_proj"])
+    )
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Teacher, list[str], VllmEngine]:
+    """A teacher with an adapter, two prompt files and its engine."""
+    folder = tmp_path_factory.mktemp("adapter")
+    model = save_llama(folder / "model")
+    spec = experiment(
+        {
+            "name": "t",
+            "model": model,
+            "adapter": save_adapter(model, folder / "lora"),
+            "batch_size": 6,
+            "sampling": {"max_tokens": TOKENS},
+        }
+    )
+    teacher, questions = spec.teachers[0], question_files(folder, train=12)
+    pending = write_pending(
+        [Target("train", str(folder / "store"), False, "s", True, questions["train"])],
+        folder=str(folder / "pending"),
+        teacher=teacher,
+        prompts=spec.prompts,
+        candidates=read_candidates(questions, examples=2),
+        engine=choose_engine(teacher, pool=spec.pools.teacher, prompts=spec.prompts, output_dir=str(folder)),
+    )
+    kwargs = engine_kwargs(teacher, model, pending.longest_prompt + TOKENS, gpu=False)
+    engine = VllmEngine(
+        engine_kwargs=kwargs, sampling=teacher.sampling, row_seeds=False, adapter=teacher.adapter, log_file=None
+    )
+    return teacher, pending.files, engine
+
+
+def plain_texts(teacher: Teacher, file: str, *, adapter: bool) -> list[str]:
+    """Greedy texts by transformers, one prompt at a time."""
+    tokenizer = AutoTokenizer.from_pretrained(teacher.model)
+    model = AutoModelForCausalLM.from_pretrained(teacher.model)
+    if adapter:
+        model = PeftModel.from_pretrained(model, teacher.adapter)
+    texts = []
+    for ids in storage.read_table(file)["prompt_ids"].to_pylist():
+        prompt = torch.tensor([ids])
+        with torch.inference_mode():
+            made = model.generate(
+                input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=TOKENS, do_sample=False
+            )
+        texts.append(tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True))
+    return texts
+
+
+def whole(texts: list[str]) -> list[str]:
+    """Without the half of a character that a text may end in, which the two show differently."""
+    return [text.rstrip("\ufffd") for text in texts]
+
+
+def test_an_adapter_is_applied(world: tuple[Teacher, list[str], VllmEngine]) -> None:
+    teacher, files, engine = world
+    texts = engine(pa.table({"file": [files[0]]}))["text"].to_pylist()
+    assert whole(texts) == whole(plain_texts(teacher, files[0], adapter=True))
+    assert whole(texts) != whole(plain_texts(teacher, files[0], adapter=False))
+
+
+def test_rows_under_way_fail_with_the_engines_error_and_the_next_ones_run(
+    world: tuple[Teacher, list[str], VllmEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, files, engine = world
+    first = engine._engine
+
+    def broken() -> list:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(first, "step", broken)
+    failed = engine(pa.table({"file": [files[0]]})).to_pylist()
+    assert {row["failure"] for row in failed} == {"engine error: RuntimeError: out of memory"}
+    again = engine(pa.table({"file": [files[1]]})).to_pylist()
+    assert {row["failure"] for row in again} == {""}
