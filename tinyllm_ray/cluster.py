@@ -196,11 +196,9 @@ def _nodes_that_miss(probe: str) -> list[str]:
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
     look = ray.remote(num_cpus=0)(_sees)
-    asked = {}
-    for node in others:
-        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[node["NodeManagerAddress"]] = look.options(scheduling_strategy=strategy).remote(probe)
-    return [name for name, answer in asked.items() if not ray.get(answer)]
+    pinned = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in others]
+    sees = ray.get([look.options(scheduling_strategy=strategy).remote(probe) for strategy in pinned])
+    return [node["NodeManagerAddress"] for node, seen in zip(others, sees, strict=True) if not seen]
 
 
 def _sees(uri: str) -> bool:

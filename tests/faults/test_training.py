@@ -1,0 +1,161 @@
+"""Training whose rank, node or driver is killed: it goes on from its checkpoint and ends as if nothing had been."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import Popen
+
+import psutil
+import pytest
+from cluster_process import cluster_environment, start_cluster
+from small_experiment import finish, run, start, write_experiment
+from tiny_teachers import questions
+
+from tinyllm_ray.data import store
+from tinyllm_ray.rows import Rationale
+
+pytestmark = [pytest.mark.engine, pytest.mark.faults]
+STEPS, INTERVAL = 300, 20
+TWO_RANKS = {"student": {"workers": 2, "min_workers": 1, "resource": "student_pool"}}
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two ranks, and a store in place of the teacher, so that every run starts with the training."""
+    folder = tmp_path_factory.mktemp("faults")
+    training = {"steps": STEPS, "eval_every_steps": STEPS // 2, "checkpoint_every_steps": INTERVAL}
+    search = {"space": {"training.learning_rate": {"choice": [0.001, 0.002, 0.003]}}, "num_samples": 3}
+    search |= {"scheduler": "none", "searcher": "random"}
+    path = write_experiment(folder, training=training, search=search, pools=TWO_RANKS)
+    store.open_store(f"{folder}/store", {"dataset": "words", "teacher": "one"})
+    for split, rows in {"train": questions(96), "validation": questions(112)[96:]}.items():
+        store.append(f"{folder}/store", split, [rationale(q.question_id, q.answer) for q in rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(experiment: Path) -> dict[int, float]:
+    run("train", experiment, *settings(experiment, "uninterrupted"))
+    return losses(experiment.parent / "uninterrupted")
+
+
+def test_a_killed_rank_costs_at_most_a_checkpoint_interval_and_no_loss(
+    experiment: Path, uninterrupted: dict[int, float], record_fault: Callable, wait_until: Callable
+) -> None:
+    out = experiment.parent / "rank"
+    running = start("train", experiment, *settings(experiment, "rank"))
+    wait_until(lambda: newest(out) >= 3 * INTERVAL, running=running)
+    ranks = [
+        p for p in psutil.Process(running.pid).children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())
+    ]
+    assert len(ranks) == 2
+    reached = newest(out)
+    ranks[1].kill()
+    seconds = wait_until(lambda: newest(out) > reached + INTERVAL, running=running)
+    finish(running)
+    assert_equal(losses(out), uninterrupted)
+    record_fault("rank killed in mid-epoch", seconds=seconds)
+
+
+def test_a_lost_student_node_leaves_fewer_ranks_and_the_same_loss(
+    experiment: Path, uninterrupted: dict[int, float], record_fault: Callable, wait_until: Callable
+) -> None:
+    out = experiment.parent / "node"
+    nodes = start_cluster(teachers=1, students=2)
+    try:
+        address = f"pools.address={nodes.address}"
+        running = start("train", experiment, *settings(experiment, "node"), address, env=cluster_environment())
+        wait_until(lambda: newest(out) >= 3 * INTERVAL, running=running)
+        reached = newest(out)
+        nodes.kill_node("student-1")
+        seconds = wait_until(lambda: newest(out) > reached + INTERVAL, running=running)
+        finish(running)
+        assert nodes.actors()["RayTrainWorker", "student"] == 3
+    finally:
+        nodes.stop()
+    assert_equal(losses(out), uninterrupted)
+    record_fault("student node lost, elastic ranks on", seconds=seconds)
+
+
+def test_a_driver_killed_in_training_is_continued_by_the_same_command(
+    experiment: Path, uninterrupted: dict[int, float], record_fault: Callable, wait_until: Callable
+) -> None:
+    out = experiment.parent / "driver"
+    running = start("train", experiment, *settings(experiment, "driver"))
+    wait_until(lambda: newest(out) >= 3 * INTERVAL, running=running)
+    kill_driver(running)
+    reached = newest(out)
+    again = start("train", experiment, *settings(experiment, "driver"))
+    seconds = wait_until(lambda: newest(out) > reached, running=again)
+    finish(again)
+    assert_equal(losses(out), uninterrupted)
+    record_fault("driver killed in training", seconds=seconds)
+
+
+def test_a_driver_killed_in_a_search_repeats_no_finished_trial(
+    experiment: Path, record_fault: Callable, wait_until: Callable
+) -> None:
+    out = experiment.parent / "search"
+    running = start("tune", experiment, *settings(experiment, "search"), "pools.student.workers=1")
+    wait_until(lambda: ended(out) and newest(out), running=running)
+    kill_driver(running)
+    before = {path: path.stat().st_mtime_ns for path in ended(out)}
+    began = time.monotonic()
+    again = start("tune", experiment, *settings(experiment, "search"), "pools.student.workers=1")
+    wait_until(lambda: len(ended(out)) > len(before), running=again)
+    seconds = time.monotonic() - began
+    result = finish(again)
+    assert result["trials"] == 3
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(ended(out)) == 4  # three of the search and the winner, trained again
+    record_fault("driver killed in search", seconds=seconds)
+
+
+def rationale(question_id: str, answer: str) -> Rationale:
+    row = {"key": question_id, "question_id": question_id, "sample": 0, "rationale": f"it shines, so {answer}"}
+    row |= {"predicted_answer": answer, "finish_reason": "stop", "failure": "", "dropped_examples": 0}
+    return Rationale(**row, input_tokens=1, output_tokens=1)
+
+
+def settings(experiment: Path, name: str) -> list[str]:
+    folder = experiment.parent
+    return [f"output.dir={folder}/{name}", f"teachers.one.store={folder}/store", "tracking.register_champion=false"]
+
+
+def newest(out: Path) -> int:
+    """Step of the newest whole checkpoint of any trial."""
+    return max((int(path.parent.name) for path in out.glob("trials/*/checkpoints/*/state.json")), default=0)
+
+
+def ended(out: Path) -> list[Path]:
+    return list(out.glob("trials/*/result.json"))
+
+
+def losses(out: Path) -> dict[int, float]:
+    """train/loss by step, from all parts; a step that was repeated must have had the same loss."""
+    found: dict[int, float] = {}
+    for path in sorted(out.glob("trials/*/metrics/*.jsonl")):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            if "train/loss" in row:
+                found[row["step"]] = row["train/loss"]
+    return found
+
+
+def assert_equal(found: dict[int, float], wanted: dict[int, float]) -> None:
+    """No step's metrics are missing, and every loss, the last above all, is that of the run that nothing befell."""
+    assert sorted(found) == sorted(wanted) == list(range(1, STEPS + 1))
+    assert found == pytest.approx(wanted, rel=1e-3)
+    assert found[STEPS] == pytest.approx(wanted[STEPS], rel=1e-4)
+
+
+def kill_driver(running: Popen) -> None:
+    """The driver only; whatever it started must go by itself."""
+    children = psutil.Process(running.pid).children(recursive=True)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive, f"these outlive their driver: {[p.cmdline()[:3] for p in alive]}"

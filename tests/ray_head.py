@@ -1,0 +1,67 @@
+"""A head of its own, as `ray start --head` makes it: dashboard, job server and token authentication on loopback."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+@dataclass
+class Head:
+    address: str  # GCS
+    dashboard: str  # URL
+    env: dict[str, str]
+    process: subprocess.Popen
+
+    def descendants(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+@contextlib.contextmanager
+def running_head(*, token: str, resources: str, cpus: int = 6) -> Iterator[Head]:
+    """Everything it starts is gone when the block ends."""
+    folder = tempfile.mkdtemp(prefix="rh-", dir="/tmp")  # a short path: Ray's sockets lie below it
+    ports = [free_port() for _ in range(3)]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"  # a job runs `python`
+    command = [RAY, "start", "--head", "--block", f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={ports[2]}", f"--temp-dir={folder}"]
+    command += [f"--num-cpus={cpus}", f"--resources={resources}", "--object-store-memory=300000000"]
+    log = Path(folder, "start.log")
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    head = Head("", f"http://127.0.0.1:{ports[1]}", env, process)
+    try:
+        while "Ray runtime started" not in (text := log.read_text()):
+            assert process.poll() is None, text
+            time.sleep(0.3)
+        found = re.search(r"--address='([^']+)'", text)
+        head.address = found.group(1) if found else f"127.0.0.1:{ports[0]}"
+        yield head
+    finally:
+        children = head.descendants() if process.poll() is None else []
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        for child in psutil.wait_procs(children, timeout=10)[1]:
+            child.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
