@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 import ray
+from fake_endpoint import Reply, chat, server
 from tiny_teachers import experiment, question_file, question_files, questions, save_llama, save_t5
 
 from tinyllm_ray import storage
@@ -160,3 +161,30 @@ def test_a_store_that_is_given_is_used_as_it_is(running_ray: None, tmp_path: Pat
     (tmp_path / "given" / "manifest.json").write_text(json.dumps({"dataset": "other", "teacher": "flan"}))
     with pytest.raises(UserError, match=r"holds rationales for the dataset 'other', but dataset.name is 'words'"):
         generate(spec, output_dir=str(tmp_path / "out"), questions=question_files(tmp_path, train=3))
+
+
+def test_failed_rows_are_tried_again_in_the_run_and_in_the_next_one(running_ray: None, tmp_path: Path) -> None:
+    files = question_files(tmp_path, train=8)
+    broken = {f"{i}: what" for i in (2, 5)}  # the server never answers these
+    tries: dict[str, int] = {}
+
+    def answer(number: int, body: dict) -> Reply:
+        prompt = body["messages"][0]["content"].rsplit("Question: ")[-1]
+        tries[prompt] = tries[prompt] + 1 if prompt in tries else 1
+        if tries[prompt] == 1 or any(prompt.startswith(start) for start in broken):
+            return 500, {"error": {"message": "try again"}}
+        return chat("Because it is so.")
+
+    with server(answer) as (url, _):
+        far = {"name": "far", "model": "m", "endpoint": {"url": url, "max_retries": 0}, "max_failed_fraction": 0.5}
+        spec = experiment(far, prompts={"chat_template": "on"})
+        first = generate(spec, output_dir=str(tmp_path / "out"), questions=files)["far"]
+        assert (first.generated, first.failed) == (6, {"endpoint answered 500": 2})
+        failed = store.read(first.store, "train", failures=True).to_pylist()[6:]
+        assert {row["failure"] for row in failed} == {"endpoint answered 500: try again"}
+
+        broken.clear()
+        second = generate(spec, output_dir=str(tmp_path / "out"), questions=files)["far"]
+        assert (second.found, second.generated, second.failed) == (6, 2, {})
+    assert len(store.read(first.store, "train", failures=True)) == 8
+    assert store.count_twice(first.store, "train") == 0
