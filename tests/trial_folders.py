@@ -152,6 +152,7 @@ def track_study(experiment: Experiment, trials: list[Ended]) -> str:
     output = str(experiment.output.dir)
     files = write_questions(output, experiment.dataset.name, make_questions())
     lineage = {f"store.{teacher.name}": f"digest-of-{teacher.name}" for teacher in experiment.teachers}
+    lineage |= {f"rationales.{teacher.name}": str(teacher.store) for teacher in experiment.teachers}
     with Tracker(experiment, output_dir=output, lineage=lineage) as tracker:
         tracker.log_questions(files, name=experiment.dataset.name)
         tracker.log_generation({teacher.name: generation(teacher.name) for teacher in experiment.teachers})

@@ -151,6 +151,7 @@ class Pipeline:
         from tinyllm_ray.tracking import Tracker
 
         lineage = {f"store.{name}": store.content_digest(folder) for name, folder in self._stores().items()}
+        lineage |= {f"rationales.{name}": folder for name, folder in self._stores().items()}
         lineage |= {f"teacher.{t.name}.revision": self._revision(t.name) for t in self.experiment.teachers}
         tracker = Tracker(self.experiment, output_dir=self.dir, lineage=lineage)
         files = {split: (file.path, file.digest, file.rows) for split, file in self.questions.items()}

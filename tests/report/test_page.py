@@ -6,7 +6,7 @@ import mlflow
 import pytest
 from trial_folders import make_experiment
 
-from tinyllm_ray.config import UserError, with_overrides
+from tinyllm_ray.config import UserError
 from tinyllm_ray.report.data import read_report
 from tinyllm_ray.report.figures import pareto_front, seconds_by_stage
 from tinyllm_ray.report.page import make_report, method_rows, search_summary
@@ -104,11 +104,13 @@ def test_samples_show_every_teachers_text_with_its_flags(data):
 def test_the_page_can_be_remade_where_the_stores_are_not(study, tmp_path):
     """MLflow alone: the rationales are named as missing, the rest is there."""
     experiment, uri = study
-    gone = {"teachers.llama.store": str(tmp_path / "gone"), "teachers.flan.store": str(tmp_path / "gone")}
-    made = make_report(with_overrides(experiment, gone), output_dir=str(tmp_path / "elsewhere"), uri=uri)
+    kept = Path(experiment.output.dir, "given")
+    kept.rename(tmp_path / "moved")
+    made = make_report(experiment, output_dir=str(tmp_path / "elsewhere"), uri=uri)
+    (tmp_path / "moved").rename(kept)
     html = Path(made["report"]).read_text()
     assert "Not readable from here: the rationales of llama" in html
-    assert "Which teacher helped" in html
+    assert "No rationale store could be read" in html and "Which teacher helped" in html
 
 
 def test_an_experiment_without_records_is_a_clear_error(study, tmp_path):

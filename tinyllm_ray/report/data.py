@@ -104,7 +104,7 @@ def read_report(experiment: Experiment, *, output_dir: str, uri: str) -> ReportD
     missing: list[str] = []
     trials = newest([_trained(record, records) for record in records.children(parent)])
     datasets = records.datasets(parent.run_id)
-    teachers = _teachers(experiment, output_dir, missing)
+    teachers = _teachers(experiment, parent, output_dir, missing)
     return ReportData(
         experiment,
         parent,
@@ -170,13 +170,15 @@ def _first_seeds(trials: Sequence[Trained], variant: str) -> list[int]:
     return sorted({trial.seed for trial in trials if trial.variant == variant})[:CURVE_SEEDS]
 
 
-def _teachers(experiment: Experiment, output_dir: str, missing: list[str]) -> list[TeacherText]:
+def _teachers(experiment: Experiment, parent: Record, output_dir: str, missing: list[str]) -> list[TeacherText]:
+    """From the stores that the runs read, else from those that the experiment names today."""
     from tinyllm_ray.teachers.manifest import rationale_store
 
     teachers = []
     for teacher in experiment.teachers:
+        used = parent.tags.get(f"rationales.{teacher.name}")
         try:
-            folder = rationale_store(experiment, teacher.name, output_dir=output_dir)
+            folder = used or rationale_store(experiment, teacher.name, output_dir=output_dir)
             teachers.append(read_teacher(teacher.name, folder))
         except (UserError, OSError) as error:
             missing.append(f"the rationales of {teacher.name}: {error}")

@@ -27,8 +27,8 @@ def reproduce(run_id: str, *, uri: str = "") -> dict[str, Any]:
     parent = records.run(run.tags["mlflow.parentRunId"]) if child else run
     source = run if "config.yaml" in records.files(run.run_id, "") else parent
     config = yaml.safe_load(records.artifact(source.run_id, "config.yaml"))
-    differs = what_differs(run, parent, config, records)
-    command = _command(run, config) if child else run.tags["command"]
+    differs = what_differs(run, parent, records)
+    command = _command(run) if child else run.tags["command"]
     return {
         "run_id": run_id,
         "name": run.name,
@@ -40,15 +40,14 @@ def reproduce(run_id: str, *, uri: str = "") -> dict[str, Any]:
     }
 
 
-def what_differs(run: Record, parent: Record, config: dict[str, Any], records: Records) -> dict[str, dict[str, Any]]:
+def what_differs(run: Record, parent: Record, records: Records) -> dict[str, dict[str, Any]]:
     """Name -> what it was then and is now: versions, git commit, store and dataset digests; equal ones are left out."""
     now: dict[str, Any] = {f"version.{name}": version for name, version in versions().items()}
     now["git.commit"] = git_commit()
     then = {name: value for name, value in run.tags.items() if name in now or name.startswith(("version.", "store."))}
-    folders = _stores(config, run.tags["output.dir"])
     for name in then:
         if name.startswith("store."):
-            now[name] = _content(folders, name.removeprefix("store."), then[name])
+            now[name] = _content(run, name.removeprefix("store."))
     for dataset in records.datasets(parent.run_id):
         then[f"questions.{dataset.name}"] = dataset.digest
         now[f"questions.{dataset.name}"] = _question_digest(dataset.uri)
@@ -57,38 +56,22 @@ def what_differs(run: Record, parent: Record, config: dict[str, Any], records: R
     return {name: pair for name, pair in pairs.items() if pair["then"] != pair["now"]}
 
 
-def _command(run: Record, config: dict[str, Any]) -> str:
+def _command(run: Record) -> str:
     """Of one training: its config holds the variant's overrides, so `train` with its seed and stores makes it again."""
-    folders = _stores(config, run.tags["output.dir"])
     parts = [f"tinyllm-ray train {CONFIG} seeds=[{run.tags['seed']}] output.dir=outputs/reproduce-{run.run_id[:8]}"]
-    for tag, digest in run.tags.items():
-        teacher = tag.removeprefix("store.")
-        same = [folder for folder in folders if teacher != tag and _is_of(folder, teacher)]
-        parts += [f"teachers.{teacher}.store={folder}" for folder in same if store.content_digest(folder) == digest]
+    for tag, folder in run.tags.items():
+        kind, _, teacher = tag.partition(".")
+        if kind == "rationales" and ":" not in teacher:
+            parts.append(f"teachers.{teacher}.store={folder}")
     return " ".join(parts)
 
 
-def _stores(config: dict[str, Any], output_dir: str) -> list[str]:
-    """Folders that may hold the rationales: the teachers' own, then all below the run's output folder."""
-    given = [teacher["store"] for teacher in config["teachers"] if teacher["store"]]
-    manifests = storage.list_files(storage.join(output_dir, "stores"), "manifest.json")
-    return given + [uri.removesuffix("/manifest.json") for uri in manifests]
-
-
-def _content(folders: list[str], teacher: str, then: str) -> str | None:
-    """The digest that a teacher's store has now; the one of then where any of its stores still has it."""
-    digests = []
-    for folder in folders:
-        if _is_of(folder, teacher):
-            digests.append(store.content_digest(folder))
-    return then if then in digests else next(iter(digests), None)
-
-
-def _is_of(folder: str, teacher: str) -> bool:
-    if not storage.exists(storage.join(folder, "manifest.json")):
-        return False
-    manifest = store.read_manifest(folder)
-    return "teacher" in manifest and manifest["teacher"] == teacher
+def _content(run: Record, teacher: str) -> str | None:
+    """The digest that the store has now; None where it is not to be found."""
+    folder = run.tags.get(f"rationales.{teacher}")
+    if folder is None or not storage.exists(storage.join(folder, "manifest.json")):
+        return None
+    return store.content_digest(folder)
 
 
 def _question_digest(path: str) -> str | None:
