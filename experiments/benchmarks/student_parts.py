@@ -13,7 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 MANY_ROWS = 100_000
-STEPS, EVERY = 120, 40
+STEPS, EVERY = 100, 25
 ASK = "Which of these is the best answer to question {i}: {words}?"
 WORDS = ["sun", "plants", "light", "turns", "into", "sugar", "while", "animals", "eat", "what", "grows", "near"]
 
@@ -140,8 +140,8 @@ def _wrapped(folder: str, files: dict[str, Any], number: int) -> float:
 def _experiment(name: str, path: str, stores: dict[str, str]) -> Any:
     from tinyllm_ray.config import validate
 
-    sizes = {"width": 256, "layers": 4, "heads": 4, "ff_width": 512, "vocabulary_size": 32_128}
-    every = {"eval_every_steps": EVERY, "checkpoint_every_steps": EVERY, "log_every_steps": 10}
+    sizes = {"width": 256, "layers": 3, "heads": 4, "ff_width": 512, "vocabulary_size": 4096}
+    every = {"eval_every_steps": EVERY, "checkpoint_every_steps": EVERY, "log_every_steps": 5}
     prefixes = ["explain: ", "rationale: "][: len(stores)]
     return validate(
         {
@@ -153,7 +153,6 @@ def _experiment(name: str, path: str, stores: dict[str, str]) -> Any:
             "student": {"model": "middle", "from_scratch": {"middle": sizes}},
             "loss": {"rationale_weights": dict.fromkeys(stores, 1.0)},
             "training": {"steps": STEPS, "batch_size": 8, **every},
-            "evaluation": {"max_questions": 4},
         }
     )
 
@@ -169,7 +168,7 @@ def _generated(folder: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _make(folder: str, rows: int) -> None:
-    """Questions and stores with texts about as long as OBQA's."""
+    """Questions and stores with texts about as long as OBQA's; no validation split, so that no time goes to scoring."""
     import random
 
     from tinyllm_ray.data import store
@@ -177,13 +176,11 @@ def _make(folder: str, rows: int) -> None:
     from tinyllm_ray.rows import Rationale
 
     draw = random.Random(0)
-    for split, count in (("train", rows), ("validation", 8)):
-        with open(f"{folder}/{split}.jsonl", "w", encoding="utf-8") as file:
-            for i in range(count):
-                choices = [" ".join(draw.choices(WORDS, k=3)) + f" {k}" for k in range(4)]
-                asked = ASK.format(i=i, words=" ".join(draw.choices(WORDS, k=10)))
-                row = {"question": asked, "choices": choices, "answer": choices[i % 4]}
-                file.write(json.dumps(row) + "\n")
+    with open(f"{folder}/train.jsonl", "w", encoding="utf-8") as file:
+        for i in range(rows):
+            choices = [" ".join(draw.choices(WORDS, k=3)) + f" {k}" for k in range(4)]
+            asked = ASK.format(i=i, words=" ".join(draw.choices(WORDS, k=10)))
+            file.write(json.dumps({"question": asked, "choices": choices, "answer": choices[i % 4]}) + "\n")
     for name, length in (("one", 20), ("two", 75)):
         store.open_store(f"{folder}/stores/{name}", {"teacher": name, "dataset": "generated"})
         for split, file in _generated(folder)[1]["questions"].items():

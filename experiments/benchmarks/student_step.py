@@ -128,8 +128,7 @@ def drawn_features(rows: int) -> Features:
 
 def against_plain(features: Features, shape: str, settings: SimpleNamespace, repeats: int) -> dict[str, Any]:
     """Seconds of both ways on the same batches, forward and backward; the first batch only warms up."""
-    model = make_student(shape)
-    longest = int(features.examples[:, 3].max())
+    model, longest = make_student(shape), int(features.examples[:, 3].max())
     pairs, tight, differences, shares = [], [], [], []
     for step in range(repeats + 1):
         indices = step_examples(features, step, training=settings, weights=WEIGHTS, seed=0)
@@ -145,7 +144,6 @@ def against_plain(features: Features, shape: str, settings: SimpleNamespace, rep
             shares.append(totals.real / totals.processed)
     return {
         "shape": shape,
-        "batch_size": settings.batch_size,
         "n": repeats,
         "step_vs_plain": round(statistics.median(pairs), 3),
         "step_vs_plain_range": [round(min(pairs), 3), round(max(pairs), 3)],
@@ -156,7 +154,7 @@ def against_plain(features: Features, shape: str, settings: SimpleNamespace, rep
 
 
 def timed(action: Callable[[], Any]) -> tuple[Any, float]:
-    """Processor time of this one-threaded process: what else runs on the machine does not count."""
+    """With the processor time of this one-threaded process: what else runs on the machine does not count."""
     started = time.process_time()
     result = action()
     return result, time.process_time() - started
@@ -191,11 +189,11 @@ def padded(lists: list[np.ndarray], fill: int, longest: int) -> torch.Tensor:
 
 
 def rank_speedup(features: Features, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One process against two, one thread each, on the same global batches with the optimiser's step."""
+    """One process against two, one thread each, on the same batches of four micro-batches, optimiser included."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("tokens", "examples", "question_ids"):
             np.save(f"{folder}/{name}.npy", getattr(features, name))
-        job = {"folder": folder, "shape": arguments.shape, "batch_size": 2 * (arguments.batch_size or 8)}
+        job = {"folder": folder, "shape": arguments.shape, "batch_size": 4 * (arguments.batch_size or 8)}
         job |= {"repeats": arguments.repeats, "tasks": features.tasks}
         seconds = {ranks: _seconds_of_ranks(job, ranks) for ranks in (1, 2)}
     ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
@@ -234,7 +232,7 @@ def run_rank(job: dict[str, Any]) -> None:
     module: torch.nn.Module = StudentLoss(model)
     if job["ranks"] > 1:
         module = torch.nn.parallel.DistributedDataParallel(
-            module, broadcast_buffers=False, gradient_as_bucket_view=True
+            module, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
     seconds = []
     for step in range(job["repeats"] + 1):
@@ -270,9 +268,8 @@ def on_gpu(arguments: argparse.Namespace) -> dict[str, Any]:
             tokens = int(features.examples[indices][:, [3, 5]].sum())
             work = arithmetic(model, features.examples[indices])
             rates.append(work / seconds[-1])
-    name = torch.cuda.get_device_name()
+    name, middle = torch.cuda.get_device_name(), statistics.median(seconds)
     peak = arguments.peak_tflops or next((PEAK_TFLOPS[key] for key in PEAK_TFLOPS if key in name), None)
-    middle = statistics.median(seconds)
     return {
         **about(),
         "device": name,

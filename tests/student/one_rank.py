@@ -24,7 +24,7 @@ def main(job_file: str, rank: int) -> None:
     model, _ = load_student(validate(trial["experiment"]).student, tokenizer_folder=trial["tokenizer"], seed=0)
     features = open_features(trial["features"], "train")
     training = Training(batch_size=8, max_gradient_norm=None)
-    module = DistributedDataParallel(StudentLoss(model.train()), broadcast_buffers=False)
+    module = DistributedDataParallel(StudentLoss(model.train()), forward_sync_buffers=False)
     found = []
     for weights in job["weights"]:
         indices = step_examples(features, 0, training=training, weights=weights, seed=0)

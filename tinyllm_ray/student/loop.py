@@ -93,7 +93,7 @@ def train(
     device = next(model.parameters()).device
     module: nn.Module = StudentLoss(model)
     if world_size() > 1:
-        module = nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        module = nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
     totals = new_totals(features, device)
     for step in range(first_step, training.steps):
         model.train()
