@@ -3,10 +3,13 @@
 In: the experiment's `pools`. Out: actor options, bundles, scaling configs, and an initialised Ray.
 """
 
+import contextlib
 import logging
 import os
+import sys
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints its tables even at verbosity 0 otherwise
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ side writes remarks on its own working to the terminal
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ side remarks on its own working in the terminal
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # ranks may wait for the autoscaler; the pending watch says so
 }
 
@@ -105,7 +108,8 @@ def connect(pools: Pools, *, log_dir: str, dashboard: bool = False) -> Connectio
     started = not ray.is_initialized() and cluster_address(pools) is None
     if started:
         _set_environment()  # the dashboard's host is loopback by Ray's default
-        ray.init(address="local", include_dashboard=dashboard, **local_node(pools), **_QUIET)
+        with _silent_stderr():
+            ray.init(address="local", include_dashboard=dashboard, **local_node(pools), **_QUIET)
     elif not ray.is_initialized():
         join(cluster_address(pools))
     _log_to_file(log_dir)
@@ -129,7 +133,8 @@ def join(address: str) -> None:
 
     _set_environment()
     try:
-        ray.init(address=address, **_QUIET)
+        with _silent_stderr():
+            ray.init(address=address, **_QUIET)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
@@ -212,6 +217,22 @@ def _sees(uri: str) -> bool:
 
 def _set_environment() -> None:
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """C++ code that starts writes to the descriptor, which no Python logger sees; errors come as exceptions."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def _log_to_file(log_dir: str) -> None:

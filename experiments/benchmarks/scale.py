@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,12 @@ def measure(rows: int) -> dict[str, Any]:
         with watch("read"):
             questions = prepare_questions(experiment.dataset, output_dir=folder)
         rationales.choose_engine = _free_engine
-        rationales.write_pending = _watched(rationales.write_pending, lambda: watch("prompt"))
-        rationales._run_once = _watched(rationales._run_once, lambda: watch("store"))
-        report = rationales.generate(experiment, output_dir=folder, questions=questions)["free"]
+        prompting = rationales.write_pending
+        with ExitStack() as storing:
+            rationales.write_pending = functools.partial(_prompt_then_store, prompting, watch, storing)
+            report = rationales.generate(experiment, output_dir=folder, questions=questions)["free"]
         assert (report.generated, report.found) == (rows, 0)
-        rationales.write_pending = rationales.write_pending.__wrapped__
+        rationales.write_pending = prompting
         with watch("resume"):
             again = rationales.generate(experiment, output_dir=folder, questions=questions)["free"]
         assert (again.generated, again.found) == (0, rows)
@@ -140,13 +141,12 @@ def _stage(name: str, *, seconds: dict[str, float], memory: dict[str, float]) ->
     memory[name] = int(status["VmHWM"].split()[0]) / 1024**2
 
 
-def _watched(function: Callable, watch: Callable) -> Callable:
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with watch():
-            return function(*args, **kwargs)
-
-    return call
+def _prompt_then_store(prompting: Callable, watch: Callable, storing: ExitStack, *args: Any, **kwargs: Any) -> Any:
+    """The prompts of all rows; what comes after them until the end of `generate` is the storing."""
+    with watch("prompt"):
+        pending = prompting(*args, **kwargs)
+    storing.enter_context(watch("store"))
+    return pending
 
 
 def _experiment(folder: str) -> dict[str, Any]:

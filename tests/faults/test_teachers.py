@@ -54,7 +54,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_llama(tmp_path_factory.mktemp("llama"))
 
 
-def test_a_driver_killed_in_the_middle_loses_no_row_and_makes_none_twice(llama: str, tmp_path: Path) -> None:
+def test_a_driver_killed_in_the_middle_loses_no_row_and_makes_none_twice(
+    llama: str, tmp_path: Path, record_fault: Callable
+) -> None:
     folder = rationale_store(spec_of(llama), "decoder", output_dir=str(tmp_path / "out"))
     here = Path(__file__)
     code = (
@@ -72,17 +74,21 @@ def test_a_driver_killed_in_the_middle_loses_no_row_and_makes_none_twice(llama: 
     stored = {row["key"] for row in store.read(folder, "train", ["key"]).to_pylist()}
     assert len(stored) == BATCH * len(parts(folder)) < ROWS
 
+    began = time.monotonic()
     report = run_here(str(tmp_path), llama)["decoder"]
+    seconds = time.monotonic() - began
     assert (report.wanted, report.found, report.generated) == (ROWS, len(stored), ROWS - len(stored))
     rows = store.read(folder, "train").to_pylist()
     assert {row["question_id"] for row in rows} == {f"q{i}" for i in range(ROWS)}
     assert store.count_twice(folder, "train") == 0
     assert stored < {row["key"] for row in rows}
+    record_fault("driver killed in generation", seconds=seconds)
 
 
-def test_a_run_goes_on_when_its_engine_is_killed(llama: str, tmp_path: Path) -> None:
+def test_a_run_goes_on_when_its_engine_is_killed(llama: str, tmp_path: Path, record_fault: Callable) -> None:
     folder = rationale_store(spec_of(llama), "decoder", output_dir=str(tmp_path / "out"))
     killed: list[int] = []
+    recovered_s: list[float] = []
 
     def kill_engine() -> None:
         wait_for(lambda: len(parts(folder)) >= 2, seconds=300)
@@ -90,6 +96,9 @@ def test_a_run_goes_on_when_its_engine_is_killed(llama: str, tmp_path: Path) -> 
             if "VllmEngine" in " ".join(process.cmdline()):
                 process.kill()
                 killed.append(process.pid)
+        began, there = time.monotonic(), len(parts(folder))
+        wait_for(lambda: len(parts(folder)) > there, seconds=300)
+        recovered_s.append(time.monotonic() - began)
 
     killer = threading.Thread(target=kill_engine)
     killer.start()
@@ -100,3 +109,4 @@ def test_a_run_goes_on_when_its_engine_is_killed(llama: str, tmp_path: Path) -> 
     rows = store.read(folder, "train", ["question_id"]).to_pylist()
     assert {row["question_id"] for row in rows} == {f"q{i}" for i in range(ROWS)}
     assert store.count_twice(folder, "train") == 0
+    record_fault("engine actor killed in mid-generation", seconds=recovered_s[0])
