@@ -94,8 +94,8 @@ def about() -> dict[str, Any]:
 
 def training(batch_size: int, micro_batch_tokens: int = 4096) -> SimpleNamespace:
     """What the step reads of the `training` section."""
-    limits = {"micro_batch_tokens": micro_batch_tokens, "micro_batch_examples": 512, "max_gradient_norm": 1.0}
-    return SimpleNamespace(batch_size=batch_size, learning_rate=5e-5, weight_decay=0.0, **limits)
+    fixed = {"micro_batch_examples": 512, "max_gradient_norm": 1.0, "learning_rate": 5e-5, "weight_decay": 0.0}
+    return SimpleNamespace(batch_size=batch_size, micro_batch_tokens=micro_batch_tokens, **fixed)
 
 
 def make_student(shape: str) -> torch.nn.Module:
@@ -156,8 +156,7 @@ def against_plain(features: Features, shape: str, settings: SimpleNamespace, rep
 def timed(action: Callable[[], Any]) -> tuple[Any, float]:
     """With the processor time of this one-threaded process: what else runs on the machine does not count."""
     started = time.process_time()
-    result = action()
-    return result, time.process_time() - started
+    return action(), time.process_time() - started
 
 
 def our_step(model: torch.nn.Module, features: Features, indices: np.ndarray, settings: Any, totals: Any) -> None:
@@ -246,7 +245,7 @@ def run_rank(job: dict[str, Any]) -> None:
         dist.barrier()
         seconds.append(time.perf_counter() - started)
     dist.destroy_process_group()
-    print(json.dumps(seconds[1:]))
+    print(json.dumps(seconds[1:]))  # the first step warms up
 
 
 def on_gpu(arguments: argparse.Namespace) -> dict[str, Any]:
