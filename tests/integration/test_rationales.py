@@ -181,7 +181,7 @@ def test_failed_rows_are_tried_again_in_the_run_and_in_the_next_one(running_ray:
         first = generate(spec, output_dir=str(tmp_path / "out"), questions=files)["far"]
         assert (first.generated, first.failed) == (6, {"endpoint answered 500": 2})
         failed = store.read(first.store, "train", failures=True).to_pylist()[6:]
-        assert {row["failure"] for row in failed} == {"endpoint answered 500: try again"}
+        assert {row["failure"] for row in failed} == {"endpoint answered 500: Error code: 500 - try again"}
 
         broken.clear()
         second = generate(spec, output_dir=str(tmp_path / "out"), questions=files)["far"]
