@@ -19,7 +19,7 @@ setup: .venv/ready
 ifeq ($(VARIANT),gpu)
 	@$(BIN)/uv pip install --quiet --python .venv -e '.[gpu,dev]'
 else
-	@export UV_FIND_LINKS="$$PIP_FIND_LINKS"; $(BIN)/uv pip install --quiet --python .venv --no-deps -r requirements.lock $$(test -n "$$PIP_FIND_LINKS" || echo --torch-backend cpu)
+	@export UV_FIND_LINKS="$$PIP_FIND_LINKS"; $(BIN)/uv pip install --quiet --compile-bytecode --python .venv --no-deps -r requirements.lock $$(test -n "$$PIP_FIND_LINKS" || echo --torch-backend cpu)
 	@$(BIN)/uv pip install --quiet --python .venv --no-deps -e .
 endif
 	@touch $@

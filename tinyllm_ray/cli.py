@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyllm_ray.config import UserError, load_experiment
+from tinyllm_ray import storage
+from tinyllm_ray.config import UserError, load_experiment, output_dir
+from tinyllm_ray.progress import send_chatter_to
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -217,6 +219,9 @@ def _refuse(message: str) -> None:
 
 def _pipeline(experiment: Path, overrides: list[str] | None) -> Any:
     loaded = load_experiment(experiment, overrides or [])
+    folder = output_dir(loaded)
+    if storage.is_local(folder):
+        send_chatter_to(storage.local_path(folder) / "logs" / "engines.log")
     from tinyllm_ray.pipeline import Pipeline
 
     return Pipeline(loaded)
