@@ -5,15 +5,13 @@ from typing import Any
 
 import mlflow
 import pytest
-import torch
 import transformers
+from tiny_students import save_model
 from trial_folders import make_experiment, make_questions, write_questions, write_trial
 
 from tinyllm_ray.champion import log_champion
 from tinyllm_ray.data.questions import QuestionFile
 from tinyllm_ray.tracking import Tracker
-
-SMALL = {"vocab_size": 40, "pad_token_id": 0, "eos_token_id": 1}
 
 
 @dataclass
@@ -21,24 +19,6 @@ class Won:
     key: str
     dir: str
     experiment: dict[str, Any]
-
-
-def save_model(folder: str, shape: str) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = ["<pad>", "</s>", "<unk>", "predict", ":", "?", "What", "colour", "is", "thing", "red", "green"]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    torch.manual_seed(0)
-    if shape == "t5":
-        sizes = {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
-        model = transformers.T5ForConditionalGeneration(transformers.T5Config(**SMALL, **sizes))
-    else:
-        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, **sizes))
-    model.eval().save_pretrained(folder)
 
 
 def generate(model: Any, tokenizer: Any) -> list[int]:

@@ -111,7 +111,7 @@ def test_only_tracking_imports_mlflow() -> None:
     assert {group(name) for name in MODULES if "mlflow" in third_party(name)} == {"tracking"}
 
 
-@pytest.mark.parametrize("name", ["data.prompts", "data.answers", "data.formats", "student.loss", "teachers.quality"])
+@pytest.mark.parametrize("name", ["data.prompts", "data.answers", "data.formats", "student.loss", "data.quality"])
 def test_pure_modules_import_neither_ray_nor_mlflow(name: str) -> None:
     assert not third_party(name) & {"ray", "mlflow"}
 

@@ -48,7 +48,7 @@ class Rationale:
     dropped_examples: int  # in-context examples left out so that the prompt fits
     input_tokens: int
     output_tokens: int
-    flags: list[str] = field(default_factory=list)  # see teachers/quality.py
+    flags: list[str] = field(default_factory=list)  # see data/quality.py
 
     def row(self) -> dict[str, Any]:
         return asdict(self)

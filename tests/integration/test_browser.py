@@ -63,10 +63,11 @@ def test_the_search_is_found_unfolded_and_compared(study, page, screenshots):
     parent = records.parent(experiment.name, output_dir=str(experiment.output.dir))
     experiment_id = records.client.get_run(parent.run_id).info.experiment_id
     page.goto(f"{server}/#/experiments/{experiment_id}/runs")
-    page.get_by_text("study", exact=True).first.wait_for()
-    page.screenshot(path=screenshots / "mlflow-parent.png")
     page.get_by_text("Model training", exact=True).click()
+    page.get_by_role("button", name="Close", exact=True).click()  # the assistant's panel
     parent_row = page.get_by_role("row").filter(has_text="study")
+    parent_row.wait_for()
+    page.screenshot(path=screenshots / "mlflow-parent.png")
     parent_row.locator("[role=gridcell][col-id*='Run Name'] button").first.click()  # unfolds the children
     page.get_by_text("search seed 0").first.wait_for()
     for variant in ("label_only", "only_llama", "only_flan", "all_teachers"):

@@ -6,6 +6,7 @@ import time
 import mlflow
 import pytest
 from mlflow_server import MlflowServer
+from tiny_students import save_model
 from trial_folders import START_MS, make_experiment, write_trial
 
 from tinyllm_ray import storage
@@ -54,6 +55,7 @@ def write_trial_end(folder: str) -> None:
 def test_a_server_with_basic_authentication_takes_who_has_the_password_and_no_one_else(tmp_path, monkeypatch):
     folder = str(tmp_path / "out" / "trials" / "k")
     write_trial(folder, key="k", seed=0, accuracy=0.5)
+    save_model(f"{folder}/model", "t5")
     with MlflowServer(tmp_path / "server", login=("keeper", "a-long-password-1")) as server:
         experiment = make_experiment(str(tmp_path / "out"), **{"tracking.uri": server.uri})
         for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
@@ -64,8 +66,13 @@ def test_a_server_with_basic_authentication_takes_who_has_the_password_and_no_on
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a-long-password-1")
         with Tracker(experiment, output_dir=str(tmp_path / "out"), lineage={}) as tracker:
             tracker.watch("k", folder=folder, name="k", config=experiment, seed=0, tags={"variant": "label_only"})
+            example = {"input_example": "predict: What?", "description": "the winner"}
+            made = tracker.register("k", f"{folder}/model", name="study", **example)
         records = Records(server.uri)
         (run,) = records.children(records.parent("study", output_dir=str(tmp_path / "out")))
+        assert made.run_id == run.run_id
+        parts = mlflow.transformers.load_model("models:/study@champion", return_type="components")
+        assert type(parts["model"]).__name__ == "T5ForConditionalGeneration"
         assert len(records.curve(run.run_id, "train/loss")) == 8
         assert "predictions/test.parquet" in records.files(run.run_id, "predictions")
     stored = [path for path in (tmp_path / "server").rglob("*") if path.is_file() and path.name != "auth.ini"]

@@ -27,6 +27,7 @@ from tinyllm_ray.data import store
 from tinyllm_ray.data.arrays import ARRAYS, COLUMNS, Features
 from tinyllm_ray.data.join import Targets, join_targets
 from tinyllm_ray.data.prompts import student_input
+from tinyllm_ray.data.quality import FLAGS
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.data.tokenise import StudentTokenizer, TokenWriter
 from tinyllm_ray.rows import Question
@@ -109,6 +110,9 @@ def _plan(
             f"training.label_source is {source!r}, but that teacher has no answers for the train split; "
             "add `train` to prompts.answer_splits and generate them"
         )
+    unknown = sorted(set(experiment.training.use_rationales.drop) - set(FLAGS))
+    if unknown:
+        raise UserError(f"training.use_rationales.drop: no flag is named {unknown[0]!r}; there is {', '.join(FLAGS)}")
     used = [teacher.name for teacher in teachers] + ([] if source == "gold" else [_answers_key(source)])
     return {
         "format": FORMAT,

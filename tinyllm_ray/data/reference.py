@@ -18,6 +18,7 @@ from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import questions, sources, store
 from tinyllm_ray.data.answers import extract_answer, letter
 from tinyllm_ray.data.formats import BadRow, to_question
+from tinyllm_ray.data.quality import find_flags
 from tinyllm_ray.rows import Question, Rationale
 from tinyllm_ray.schema import Columns
 
@@ -225,6 +226,7 @@ def _rationale(row: SourceQuestion, parts: Published, teacher: str) -> Rationale
         predicted = stated[0] if stated else ""
     else:
         predicted = extract_answer(text or "", choices)
+    answer = row.question.answer if row.question else ""
     return Rationale(
         key=digest([row.question_id, teacher, "imported"], 24),
         question_id=row.question_id,
@@ -236,4 +238,5 @@ def _rationale(row: SourceQuestion, parts: Published, teacher: str) -> Rationale
         dropped_examples=0,
         input_tokens=0,
         output_tokens=0,
+        flags=find_flags(text or "", answer=answer, predicted=predicted, finish_reason="stop"),
     )

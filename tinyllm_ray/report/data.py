@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data import store
+from tinyllm_ray.data.quality import agreement, statistics
 from tinyllm_ray.redact import redact
 from tinyllm_ray.rows import SPLITS
 from tinyllm_ray.schema import Experiment
-from tinyllm_ray.teachers.quality import agreement, statistics
 from tinyllm_ray.tracking.read import DatasetRecord, Record, Records
 
 SAMPLES = 24  # questions whose rationales can be browsed

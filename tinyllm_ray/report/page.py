@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from tinyllm_ray import storage
+from tinyllm_ray.data.quality import FLAGS
 from tinyllm_ray.redact import redact_text
 from tinyllm_ray.report.data import ReportData, Trained, read_report
 from tinyllm_ray.report.effects import Effect, against_label_only, conclude, teacher_effects
@@ -18,7 +19,6 @@ from tinyllm_ray.report.figures import Figure, draw_all, effect_label, teacher_a
 from tinyllm_ray.report.published import paper_size, published, published_teachers
 from tinyllm_ray.report.style import words
 from tinyllm_ray.schema import Experiment
-from tinyllm_ray.teachers.quality import FLAGS
 from tinyllm_ray.tracking.read import Records
 
 SHOWN_TRIALS = 10

@@ -23,6 +23,7 @@ from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
 from tinyllm_ray.data.answers import extract_answer
+from tinyllm_ray.data.quality import find_flags
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.rows import Question, Rationale
 from tinyllm_ray.schema import Experiment, Pool, Teacher
@@ -31,7 +32,6 @@ from tinyllm_ray.teachers.engines import Engine, choose_engine
 from tinyllm_ray.teachers.manifest import given_store, rationale_store, store_manifest, target_manifest
 from tinyllm_ray.teachers.pending import READ_ROWS, Pending, Target, read_candidates, rewrite, write_pending
 from tinyllm_ray.teachers.progress import Bars
-from tinyllm_ray.teachers.quality import find_flags
 
 __all__ = ["TeacherReport", "generate", "rationale_store", "store_manifest"]
 

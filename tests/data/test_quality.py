@@ -1,6 +1,6 @@
 import pytest
 
-from tinyllm_ray.teachers.quality import FLAGS, agreement, find_flags, repeated_share, statistics
+from tinyllm_ray.data.quality import FLAGS, agreement, find_flags, repeated_share, statistics
 
 
 def flags(text: str, *, answer: str = "ice", predicted: str = "", finish_reason: str = "stop") -> list[str]:
