@@ -5,6 +5,7 @@ A question that failed and was tried again has several rows of one key: the one 
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,25 @@ def read(folder: str, split: str, columns: list[str] | None = None, *, failures:
     return good.select(wanted)
 
 
+def iterate(folder: str, split: str, columns: list[str], *, rows: int = 65_536) -> Iterator[pa.Table]:
+    """What `read` returns, in pieces, so that memory does not grow with the texts; at least one piece."""
+    uris = storage.list_files(storage.join(folder, split), ".parquet")
+    keys = _tables(uris, ["key", "failure"])
+    good = np.flatnonzero(pc.equal(keys["failure"], "").to_numpy())
+    mask = np.zeros(len(keys), dtype=bool)
+    mask[good[_first_mask(keys["key"].filter(pc.equal(keys["failure"], "")))]] = True
+    held, first = [_tables([], columns)], 0
+    for uri in uris:
+        table = storage.read_table(uri, columns)
+        held.append(table.filter(pa.array(mask[first : first + len(table)])))
+        first += len(table)
+        if sum(map(len, held)) >= rows:
+            yield pa.concat_tables(held, promote_options="default")
+            held = []
+    if held:
+        yield pa.concat_tables(held, promote_options="default")
+
+
 def count_twice(folder: str, split: str) -> int:
     """Rows without a failure that are in the store more than once."""
     table = _parts(folder, split, ["key", "failure"])
@@ -104,18 +124,25 @@ def content_digest(folder: str) -> str:
 
 
 def _parts(folder: str, split: str, columns: list[str]) -> pa.Table:
+    return _tables(storage.list_files(storage.join(folder, split), ".parquet"), columns)
+
+
+def _tables(uris: list[str], columns: list[str]) -> pa.Table:
     empty = pa.schema([SCHEMA.field(name) for name in columns]).empty_table()
-    parts = [storage.read_table(uri, columns) for uri in storage.list_files(storage.join(folder, split), ".parquet")]
-    return pa.concat_tables([empty, *parts], promote_options="default")
+    return pa.concat_tables([empty, *(storage.read_table(uri, columns) for uri in uris)], promote_options="default")
 
 
 def _first_of_key(table: pa.Table) -> pa.Table:
     """A mask, not a `take`, which would gather more text than one Arrow array may hold."""
-    positions = pa.table({"key": table["key"], "position": np.arange(len(table))})
+    return table.filter(pa.array(_first_mask(table["key"])))
+
+
+def _first_mask(keys: pa.ChunkedArray) -> np.ndarray:
+    positions = pa.table({"key": keys, "position": np.arange(len(keys))})
     first = positions.group_by("key").aggregate([("position", "min")])["position_min"].to_numpy()
-    mask = np.zeros(len(table), dtype=bool)
+    mask = np.zeros(len(keys), dtype=bool)
     mask[first] = True
-    return table.filter(pa.array(mask))
+    return mask
 
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
