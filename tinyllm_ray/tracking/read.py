@@ -48,7 +48,9 @@ class Records:
     def __init__(self, uri: str, *, timeout_s: float = 15):
         path = uri.removeprefix("sqlite:///")
         if path != uri and not Path(path).is_file():
-            raise UserError(f"{uri} holds no MLflow records yet; run the experiment first, or set tracking.uri")
+            raise UserError(
+                f"{uri} holds no MLflow records yet; run the experiment first, or change tracking.uri (--uri)"
+            )
         self.uri = uri
         self.client = connect(uri, timeout_s=timeout_s)
 

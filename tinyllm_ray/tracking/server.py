@@ -17,7 +17,8 @@ from tinyllm_ray.config import UserError
 from tinyllm_ray.redact import redact_text
 from tinyllm_ray.schema import Experiment
 
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of every table it makes
+for _chatty in ("mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor"):
+    logging.getLogger(_chatty).setLevel(logging.WARNING)
 AWAY = (MlflowException, requests.RequestException, OSError)
 _MAY_PASS = {408, 429}
 
