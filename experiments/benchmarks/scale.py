@@ -163,7 +163,7 @@ def _write_questions(folder: Path, rows: int) -> None:
     with (folder / "train.jsonl").open("w") as file:
         for i in range(rows):
             choices = [f"thing number {(i * 7 + j) % 1000}" for j in range(4)]
-            question = f"Which of these is mostly of the kind {i}, when it is {i % 97} degrees in the shade?"
+            question = f"Which of these is of kind {i // 1000} and number {i % 1000}, when it is warm in the shade?"
             file.write(json.dumps({"question": question, "choices": choices, "answer": choices[i % 4]}) + "\n")
 
 

@@ -230,7 +230,8 @@ def _texts(experiment: Experiment, path: str, stores: Mapping[str, str]) -> Iter
     yield from prefixes
     for name, folder in stores.items():
         column = "predicted_answer" if name.endswith(":answers") else "rationale"
-        yield from store.read(folder, "train", [column])[column].to_pylist()
+        for table in store.iterate(folder, "train", [column]):
+            yield from table[column].to_pylist()
 
 
 def _train_tokenizer(texts: Iterator[str], vocabulary_size: int) -> Any:
