@@ -111,6 +111,15 @@ def test_the_sentence_does_not_hide_a_teacher_that_hurts_or_a_control_that_does_
     )
 
 
+def test_before_all_teachers_have_run_the_sentence_speaks_of_each_alone():
+    rows = [effect("flan", "alone", 1.0, -1.0, 3.0), effect("llama", "alone", 6.6, 1.6, 11.6)]
+    assert conclude(rows) == (
+        "Teacher flan's effect alone cannot be told from zero (-1.0 to 3.0); "
+        "teacher llama alone adds 6.6 points, interval 1.6 to 11.6; "
+        "measured with 3 seeds on 200 test questions."
+    )
+
+
 @pytest.mark.parametrize(("low", "high", "sign"), [(0.1, 2, 1), (-2, -0.1, -1), (-1, 1, 0), (0.0, 1, 0)])
 def test_zero_inside_the_interval_means_not_told_apart(low, high, sign):
     assert effect("llama", "added", (low + high) / 2, low, high).sign == sign

@@ -12,6 +12,7 @@ import numpy as np
 Scores = Mapping[str, Mapping[int, Mapping[str, bool]]]
 DRAWS = 4000
 LEVEL = 0.95
+OPENINGS = ("all ", "teacher ", "the ", "that ", "shuffled ")  # what is not a teacher's name
 CHUNK = 500  # draws held in memory at once
 
 
@@ -103,6 +104,7 @@ def conclude(effects: Sequence[Effect]) -> str:
     parts += [_teacher(effect) for effect in named or [e for e in effects if e.kind == "alone"]]
     parts += [_content(effect) for effect in effects if effect.kind == "content"]
     text = "; ".join(parts)
+    text = text if text.startswith(OPENINGS) else f"teacher {text}"
     seeds, questions = min(e.seeds for e in effects), min(e.questions for e in effects)
     ending = f"; measured with {seeds} {'seed' if seeds == 1 else 'seeds'} on {questions} test questions."
     return text[0].upper() + text[1:] + ending
@@ -129,10 +131,11 @@ def _together(effect: Effect) -> str:
 
 
 def _teacher(effect: Effect) -> str:
+    alone = " alone" if effect.kind == "alone" else ""
     if not effect.sign:
-        return f"{effect.about}'s effect cannot be told from zero ({_range(effect)})"
+        return f"{effect.about}'s effect{alone} cannot be told from zero ({_range(effect)})"
     verb = "adds" if effect.sign > 0 else "costs"
-    return f"teacher {effect.about} {verb} {abs(effect.points):.1f} points, interval {_range(effect)}"
+    return f"teacher {effect.about}{alone} {verb} {abs(effect.points):.1f} points, interval {_range(effect)}"
 
 
 def _content(effect: Effect) -> str:
