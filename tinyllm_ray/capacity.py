@@ -163,7 +163,7 @@ def _what_there_is(pools: Pools) -> tuple[list[NodeKind], str]:
     if not ray.is_initialized() and not cluster_address(pools):
         return [_this_machine(pools)], "this machine has"
     if not ray.is_initialized():
-        join(cluster_address(pools))
+        join(pools)
     declared = declared_nodes()
     if declared:
         return declared, "the autoscaler's maximum has"

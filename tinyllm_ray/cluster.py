@@ -22,13 +22,13 @@ GIB = 1024**3
 SPARE_CPUS = 4  # logical CPUs beside both pools' for reading, prompting and writing
 JOB_ENV = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what Ray sets in the driver of a submitted job
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints its tables even at verbosity 0 otherwise
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ side remarks on its own working in the terminal
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # ranks may wait for the autoscaler; the pending watch says so
 }
 
 
@@ -107,11 +107,11 @@ def connect(pools: Pools, *, log_dir: str, dashboard: bool = False) -> Connectio
 
     started = not ray.is_initialized() and cluster_address(pools) is None
     if started:
-        _set_environment()  # the dashboard's host is loopback by Ray's default
+        _set_environment(pools)  # the dashboard's host is loopback by Ray's default
         with _silent_stderr():
             ray.init(address="local", include_dashboard=dashboard, **local_node(pools), **_QUIET)
     elif not ray.is_initialized():
-        join(cluster_address(pools))
+        join(pools)
     _log_to_file(log_dir)
     node = ray._private.worker._global_node
     return Connection(
@@ -128,10 +128,12 @@ def cluster_address(pools: Pools) -> str | None:
     return pools.address or os.environ.get("RAY_ADDRESS")
 
 
-def join(address: str) -> None:
+def join(pools: Pools) -> None:
+    """Raises UserError where the cluster does not answer or refuses the token."""
     import ray
 
-    _set_environment()
+    address = cluster_address(pools)
+    _set_environment(pools)
     try:
         with _silent_stderr():
             ray.init(address=address, **_QUIET)
@@ -215,8 +217,11 @@ def _sees(uri: str) -> bool:
     return False
 
 
-def _set_environment() -> None:
-    os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
+def _set_environment(pools: Pools) -> None:
+    """Ranks may wait for the autoscaler, and the pending watch says so; elastic ones must not, for just after a node
+    was lost Ray still counts it, and only at the end of the wait sees that fewer ranks are to be had."""
+    wanted = _ENVIRONMENT | {_START_TIMEOUT: "600" if pools.student.min_workers is None else "45"}
+    os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
 
 
 @contextlib.contextmanager
