@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyllm_ray.data.quality import FLAGS
 from tinyllm_ray.report.data import ReportData, Trained
 from tinyllm_ray.report.effects import Effect, interval
 from tinyllm_ray.report.published import published, published_teachers
@@ -59,12 +60,12 @@ def draw_all(data: ReportData, effects: Sequence[Effect]) -> list[Figure]:
     for metric, title in _curve_titles(data):
         caption = "Mean over seeds." if len(data.experiment.seeds) > 1 else "One seed."
         add(_file_name(metric), "curves", title, caption, partial(draw_curves, data, metric))
-    if data.teachers:
+    if flags := _flags(data):
         caption = (
-            "Share of a teacher's rationales that carry a flag; a flag masks a rationale only where the config says so."
+            "Share of a teacher's rationales that carry a flag; it masks a rationale only where the config says so."
         )
-        height = 1.2 + 0.26 * sum(any(t.quality["flag_share"][f] for t in data.teachers) for f in _flags(data))
-        add("rationale-flags", "rationales", "Flags by teacher", caption, partial(draw_flags, data), max(height, 2.2))
+        draw = partial(draw_flags, data, flags)
+        add("rationale-flags", "rationales", "Flags by teacher", caption, draw, max(1.2 + 0.26 * len(flags), 2.2))
     if any(trial.device_s for trial in data.trials):
         add(
             "time", "cost", "Seconds by stage", "Seconds of wall time, summed over trainings.", partial(draw_time, data)
@@ -165,8 +166,7 @@ def draw_curves(data: ReportData, metric: str, axes: Any) -> None:
     legend_below(axes)
 
 
-def draw_flags(data: ReportData, axes: Any) -> None:
-    flags = [flag for flag in _flags(data) if any(teacher.quality["flag_share"][flag] for teacher in data.teachers)]
+def draw_flags(data: ReportData, flags: Sequence[str], axes: Any) -> None:
     names = [teacher.name for teacher in data.experiment.teachers]
     height = 0.8 / len(data.teachers)
     for number, teacher in enumerate(data.teachers):
@@ -235,7 +235,8 @@ def _curve_titles(data: ReportData) -> list[tuple[str, str]]:
 
 
 def _flags(data: ReportData) -> list[str]:
-    return list(data.teachers[0].quality["flag_share"])
+    """Those that some rationale carries."""
+    return [flag for flag in FLAGS if any(teacher.quality["flag_share"][flag] for teacher in data.teachers)]
 
 
 def _file_name(metric: str) -> str:
