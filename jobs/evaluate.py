@@ -1,4 +1,4 @@
-"""Entry point of `ray job submit` for `tinyllm-ray evaluate`: python jobs/evaluate.py EXPERIMENT.yaml key.path=value ..."""
+"""What `ray job submit` runs for `tinyllm-ray evaluate`: python jobs/evaluate.py EXPERIMENT.yaml key.path=value ..."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Entry point of `ray job submit` for `tinyllm-ray tune`: python jobs/tune.py EXPERIMENT.yaml key.path=value ..."""
+"""What `ray job submit` runs for `tinyllm-ray tune`: python jobs/tune.py EXPERIMENT.yaml key.path=value ..."""
 
 import sys
 
