@@ -34,8 +34,9 @@ demo: setup
 headline: setup
 	@$(BIN)/tinyllm-ray run $(EXPERIMENT) 'seeds=[0,1,2,3,4]' output.dir=outputs/headline
 
+# The faults of nodes, ranks and storage take long: `make faults`.
 test: setup
-	@$(BIN)/python -m pytest -q --durations=15
+	@$(BIN)/python -m pytest -q --durations=15 $(foreach kind,nodes training storage,--deselect tests/faults/test_$(kind).py)
 
 quick: setup
 	@$(BIN)/python -m pytest -q -m 'not engine and not faults'
