@@ -27,8 +27,8 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two ranks, and a store in place of the teacher, so that every run starts with the training."""
     folder = tmp_path_factory.mktemp("faults")
     training = {"steps": STEPS, "eval_every_steps": STEPS // 2, "checkpoint_every_steps": INTERVAL}
-    search = {"space": {"training.learning_rate": {"choice": [0.001, 0.002, 0.003]}}, "num_samples": 3}
-    search |= {"scheduler": "none", "searcher": "random"}
+    search = {"space": {"training.learning_rate": {"grid": [0.001, 0.002, 0.003]}}, "num_samples": 1}
+    search |= {"scheduler": "none", "searcher": "grid"}
     path = write_experiment(folder, training=training, search=search, pools=TWO_RANKS)
     store.open_store(f"{folder}/store", {"dataset": "words", "teacher": "one"})
     for split, rows in {"train": questions(96), "validation": questions(112)[96:]}.items():
