@@ -1,7 +1,5 @@
 import json
-import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,31 +9,6 @@ from tinyllm_ray.data.questions import prepare_questions, read_questions
 from tinyllm_ray.schema import Dataset
 
 pytestmark = pytest.mark.engine
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a bucket on a real S3-compatible server of this test."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
-    url = f"http://127.0.0.1:{port}"
-    settings = {
-        "ACCESS_KEY_ID": "test",
-        "SECRET_ACCESS_KEY": "test",
-        "ENDPOINT_URL": url,
-        "DEFAULT_REGION": "us-east-1",
-    }
-    for name, value in {**settings, "EC2_METADATA_DISABLED": "true"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    boto3.client("s3", endpoint_url=url).create_bucket(Bucket="bucket")
-    yield "s3://bucket"
-    server.stop()
 
 
 def test_files_in_a_bucket_behave_as_local_ones(bucket: str) -> None:
