@@ -82,7 +82,10 @@ class Pipeline:
             if not ends:
                 raise UserError("no trial of the search reached an evaluation; their tracebacks are in MLflow")
             final, champion = self._train_winner(ends[0], tracker)
-        found = {name: report["found"] for name, report in self.generated.items()}
+        rows = {
+            name: sum(len(store.read(folder, split, ["key"])) for split in self.questions)
+            for name, folder in self._stores().items()
+        }
         return {
             "trials": len(ends),
             "stopped_early": sum("eval/accuracy" in end and "wall_s" not in end for end in ends),
@@ -90,7 +93,7 @@ class Pipeline:
             "final": final,
             "champion": champion,
             "teacher_rows_generated": 0,
-            "teacher_rows_found": found,
+            "teacher_rows_found": rows,
         }
 
     def run(self) -> dict[str, Any]:
