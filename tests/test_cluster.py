@@ -112,7 +112,7 @@ def test_teachers_with_a_store_need_no_teacher_pool() -> None:
 
 def test_the_launcher_file_agrees_with_rays_schema() -> None:
     schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
-    jsonschema.validate(LAUNCHER, schema)
+    assert list(jsonschema.validators.validator_for(schema)(schema).iter_errors(LAUNCHER)) == []
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -187,7 +187,7 @@ def test_a_missing_key_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_server_that_lists_no_models_is_taken_as_it_is() -> None:
     with server(lambda n, b: chat("x"), models=(404, {})) as (url, _):
-        check(teacher(url))
+        assert check(teacher(url)) is None
 
 
 def test_auto_chats_unless_the_server_refuses_to() -> None:
