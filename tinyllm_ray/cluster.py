@@ -26,6 +26,7 @@ _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints its tables even at verbosity 0 otherwise
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command, not one stage of it
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ side remarks on its own working in the terminal
