@@ -199,6 +199,7 @@ def reproduce(
 def main() -> None:
     """Entry point: exit code 2 and one message for a user's mistake, 130 when stopped; what is done is kept."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours are made by rich
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
