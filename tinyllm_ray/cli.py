@@ -52,16 +52,16 @@ def show_prompt(
     as_json: Json = False,
 ) -> None:
     """Print exactly what a teacher gets for one question."""
-    from tinyllm_ray.plan import prompt_of
+    from tinyllm_ray import plan
 
-    prompt = prompt_of(load_experiment(experiment, overrides or []), teacher=teacher, row=row)
+    prompt = plan.show_prompt(load_experiment(experiment, overrides or []), teacher=teacher, row=row)
     _finish({"teacher": teacher, "row": row, "prompt": prompt}, as_json, prompt)
 
 
 @app.command()
 def generate(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Let every teacher write the rationales that its store does not hold yet."""
-    reports = _pipeline(experiment, overrides).generate()
+    reports = _pipeline(experiment, overrides, "teacher").generate()
     lines = [
         f"{n}: {r['generated']} generated, {r['found']} found, of {r['wanted']} -> {r['store']}"
         for n, r in reports.items()
@@ -90,7 +90,7 @@ def import_reference(
 @app.command()
 def train(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Train the student by training.method, once per seed, on the whole student pool."""
-    result = _pipeline(experiment, overrides).train()
+    result = _pipeline(experiment, overrides, "student").train()
     lines = [
         f"seed {t['seed']}: validation {t['eval/accuracy']:.3f}, test {t['test/accuracy']:.3f}"
         for t in result["trials"]
@@ -101,7 +101,7 @@ def train(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json
 @app.command()
 def tune(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Search, train the winner again, score it once on test."""
-    result = _pipeline(experiment, overrides).tune()
+    result = _pipeline(experiment, overrides, "student").tune()
     best, final = result["best"], result["final"]
     lines = [
         f"best of {result['trials']} trials: {best['overrides']}, validation {best['validation_accuracy']:.3f}",
@@ -114,7 +114,7 @@ def tune(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json 
 @app.command()
 def ablate(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Which teacher helped: label only, each alone, all, all but one, shuffled; with paired intervals."""
-    result = _pipeline(experiment, overrides).ablate()
+    result = _pipeline(experiment, overrides, "student").ablate()
     _finish(result, as_json, f"{_method_lines(result['methods'])}\n{result['conclusion']}")
 
 
@@ -149,7 +149,7 @@ def report(experiment: ExperimentFile, overrides: Overrides = None, as_json: Jso
 @app.command()
 def run(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Teachers, methods, search and report: the whole road."""
-    result = _pipeline(experiment, overrides).run()
+    result = _pipeline(experiment, overrides, "teacher", "student").run()
     lines = [_method_lines(result["methods"])]
     if result["search"]:
         search = result["search"]
@@ -218,14 +218,15 @@ def _refuse(message: str) -> None:
     sys.exit(2)
 
 
-def _pipeline(experiment: Path, overrides: list[str] | None) -> Any:
+def _pipeline(experiment: Path, overrides: list[str] | None, *pools: str) -> Any:
+    """`pools`: those that the command works in."""
     loaded = load_experiment(experiment, overrides or [])
     folder = output_dir(loaded)
     if storage.is_local(folder):
         send_chatter_to(storage.local_path(folder) / "logs" / "engines.log")
     from tinyllm_ray.pipeline import Pipeline
 
-    return Pipeline(loaded)
+    return Pipeline(loaded, pools=pools)
 
 
 def _method_lines(methods: dict[str, Any]) -> str:

@@ -9,10 +9,11 @@ from tinyllm_ray import storage
 from tinyllm_ray.capacity import check_capacity
 from tinyllm_ray.config import UserError, output_dir
 from tinyllm_ray.data import store
-from tinyllm_ray.data.prompts import build_prompt, choose_examples, load_template
 from tinyllm_ray.data.questions import QuestionFile, prepare_questions, read_questions
 from tinyllm_ray.methods import comparison
 from tinyllm_ray.schema import Experiment
+from tinyllm_ray.teachers.engines import choose_engine
+from tinyllm_ray.teachers.pending import prompt_of, read_candidates
 from tinyllm_ray.teachers.rationales import rationale_store
 
 
@@ -33,16 +34,19 @@ def make_plan(experiment: Experiment) -> dict[str, Any]:
     return {"questions": counts, "teachers": teachers, "trainings": trainings, "lines": lines}
 
 
-def prompt_of(experiment: Experiment, *, teacher: str, row: int) -> str:
-    """The very prompt of one training question."""
-    questions = read_questions(_questions(experiment)["train"].path)
-    experiment.teacher(teacher)
-    if not 0 <= row < len(questions):
-        raise UserError(f"--row {row}: the training split has rows 0 to {len(questions) - 1}")
-    settings = experiment.prompts
-    examples = choose_examples(questions[row], candidates=questions, in_context=settings.in_context, seed=settings.seed)
-    template = load_template(settings.template)
-    return build_prompt(questions[row], template=template, examples=examples, teacher_forcing=settings.teacher_forcing)
+def show_prompt(experiment: Experiment, *, teacher: str, row: int) -> str:
+    """The very prompt of one training question, as `teacher`'s model reads it or its server gets it."""
+    questions = _questions(experiment)
+    train = read_questions(questions["train"].path)
+    chosen = experiment.teacher(teacher)
+    if chosen.store:
+        raise UserError(f"teacher {teacher} comes with a store, so it is asked nothing here")
+    if not 0 <= row < len(train):
+        raise UserError(f"--row {row}: the training split has rows 0 to {len(train) - 1}")
+    settings, folder = experiment.prompts, output_dir(experiment)
+    engine = choose_engine(chosen, pool=experiment.pools.teacher, prompts=settings, output_dir=folder)
+    candidates = read_candidates(questions, examples=settings.in_context.examples)
+    return prompt_of(train[row], prompts=settings, candidates=candidates, engine=engine)
 
 
 def _questions(experiment: Experiment) -> dict[str, QuestionFile]:

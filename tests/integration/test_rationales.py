@@ -130,7 +130,7 @@ def test_new_rows_alone_are_generated_and_rows_that_always_fail_end_the_run_afte
 def test_teachers_run_at_the_same_time_when_the_schedule_is_parallel(
     running_ray: None, t5: str, tmp_path: Path
 ) -> None:
-    ray_units = {"teacher": {"resource": None, "cpus_per_worker": 1}, "schedule": "parallel"}
+    ray_units = {"teacher": {"resource": None, "workers": 2}, "schedule": "parallel"}
     spec = experiment({"name": "one", "model": t5}, {"name": "two", "model": t5}, pools=ray_units)
     reports = generate(spec, output_dir=str(tmp_path / "out"), questions=question_files(tmp_path, train=5))
     assert [report.generated for report in reports.values()] == [5, 5]
@@ -177,7 +177,7 @@ def test_failed_rows_are_tried_again_in_the_run_and_in_the_next_one(running_ray:
 
     with server(answer) as (url, _):
         far = {"name": "far", "model": "m", "endpoint": {"url": url, "max_retries": 0}, "max_failed_fraction": 0.5}
-        spec = experiment(far, prompts={"chat_template": "on"})
+        spec = experiment(far, prompts={"chat_template": "always"})
         first = generate(spec, output_dir=str(tmp_path / "out"), questions=files)["far"]
         assert (first.generated, first.failed) == (6, {"endpoint answered 500": 2})
         failed = store.read(first.store, "train", failures=True).to_pylist()[6:]

@@ -72,7 +72,7 @@ def test_a_store_of_another_configuration_is_refused_with_the_difference(model: 
         ({"prompts": {"in_context": {"pool": 8}}}, "in_context"),
         ({"prompts": {"seed": 1}}, "prompt_seed"),
         ({"prompts": {"template": "answer"}}, "template"),
-        ({"prompts": {"chat_template": "off"}}, "chat_template"),
+        ({"prompts": {"chat_template": "never"}}, "chat_template"),
     ],
 )
 def test_what_changes_the_text_changes_the_store(model: str, changes: dict, key: str) -> None:

@@ -60,7 +60,7 @@ class Prompts(Section):
     template: str = Field("paper", description="name of a packaged template or path of a file that holds {question}")
     in_context: InContext = InContext()
     teacher_forcing: bool = Field(True, description="show the gold answer in the teacher's prompt")
-    chat_template: Literal["auto", "on", "off"] = Field("auto", description="auto: on where the tokenizer has one")
+    chat_template: Literal["auto", "always", "never"] = Field("auto", description="auto: where the tokenizer has one")
     rationale_splits: list[Literal["train", "validation", "test"]] = Field(
         ["train", "validation"], description="splits for which the teachers write rationales"
     )

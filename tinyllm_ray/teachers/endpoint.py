@@ -153,7 +153,7 @@ def _arguments(teacher: Teacher, seed: int) -> dict[str, object]:
 def speaks_chat(teacher: Teacher, chat_template: str) -> bool:
     """auto: chat, unless the server says that this model has no chat template."""
     if chat_template != "auto":
-        return chat_template == "on"
+        return chat_template == "always"
     try:
         _probe(teacher).chat.completions.create(
             model=teacher.model, messages=[{"role": "user", "content": "?"}], max_tokens=1

@@ -27,6 +27,7 @@ class Engine:
     encode: Encode | None  # None: the server tokenises
     prompt_limit: int  # tokens
     start: Callable[[ray.data.Dataset, int], ray.data.Dataset]
+    decode: Callable[[list[int]], str] | None = None  # special tokens included
 
     def check(self) -> None:
         """Raise UserError where the teacher cannot be reached; called before its engine starts."""
@@ -59,10 +60,10 @@ def choose_engine(teacher: Teacher, *, pool: Pool, prompts: Prompts, output_dir:
         run = functools.partial(endpoint.run, teacher=teacher, chat_template=prompts.chat_template, log_file=log_file)
         return Engine(teacher, kind, None, 0, lambda names, longest: run(names))
     path, limit = model_path(teacher), context_limit(teacher, read_config(teacher), kind=kind)
-    encode = _lazy_encoder(teacher, path, prompts.chat_template)
+    tokenizer = _Tokenizer(teacher, path, prompts.chat_template)
     if kind == "seq2seq":
         run = functools.partial(seq2seq.run, teacher=teacher, pool=pool, model_path=path, log_file=log_file)
-        return Engine(teacher, kind, encode, limit, lambda names, longest: run(names))
+        return Engine(teacher, kind, tokenizer.encode, limit, lambda names, longest: run(names), tokenizer.decode)
     new_tokens = teacher.sampling.max_tokens
     if new_tokens >= limit:
         raise UserError(
@@ -82,31 +83,39 @@ def choose_engine(teacher: Teacher, *, pool: Pool, prompts: Prompts, output_dir:
     return Engine(
         teacher,
         kind,
-        encode,
+        tokenizer.encode,
         limit - new_tokens,
         lambda names, longest: run(names, max_model_len=longest + new_tokens),
+        tokenizer.decode,
     )
 
 
-def _lazy_encoder(teacher: Teacher, path: str, chat_template: str) -> Encode:
-    @functools.cache
-    def tokenizer() -> Any:
+class _Tokenizer:
+    """A teacher's tokenizer, loaded with the first prompt."""
+
+    def __init__(self, teacher: Teacher, path: str, chat_template: str) -> None:
+        self._teacher, self._path, self._chat_template = teacher, path, chat_template
+
+    @functools.cached_property
+    def _loaded(self) -> Any:
         from transformers import AutoTokenizer
 
+        teacher = self._teacher
         loaded = AutoTokenizer.from_pretrained(
-            path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
+            self._path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
         )
-        if chat_template == "on" and not loaded.chat_template:
+        if self._chat_template == "always" and not loaded.chat_template:
             raise UserError(
-                f"prompts.chat_template is on, but teacher {teacher.name}'s tokenizer has none; set it to auto or off"
+                f"prompts.chat_template is always, but teacher {teacher.name}'s tokenizer has none; set it to auto or never"
             )
         return loaded
 
-    def encode(texts: list[str]) -> list[list[int]]:
-        if chat_template == "off" or not tokenizer().chat_template:
-            return tokenizer()(texts)["input_ids"]
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        if self._chat_template == "never" or not self._loaded.chat_template:
+            return self._loaded(texts)["input_ids"]
         messages = [[{"role": "user", "content": text}] for text in texts]
-        wrapped = tokenizer().apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return tokenizer()(wrapped, add_special_tokens=False)["input_ids"]
+        wrapped = self._loaded.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return self._loaded(wrapped, add_special_tokens=False)["input_ids"]
 
-    return encode
+    def decode(self, ids: list[int]) -> str:
+        return self._loaded.decode(ids, clean_up_tokenization_spaces=False)

@@ -110,6 +110,20 @@ def read_candidates(questions: dict[str, QuestionFile], *, examples: int) -> lis
     return found[:MAX_CANDIDATES]
 
 
+def prompt_of(question: Question, *, prompts: Prompts, candidates: Sequence[Question], engine: Engine) -> str:
+    """What the teacher is given for one question, fitted to its length: its tokens as text, or what is sent to it."""
+    examples = choose_examples(question, candidates=candidates, in_context=prompts.in_context, seed=prompts.seed)
+    todo = [_Todo("", 0, question, examples)]
+    template = load_template(prompts.template)
+    rows, too_long = _fit(todo, template=template, teacher_forcing=prompts.teacher_forcing, engine=engine)
+    if too_long:
+        raise UserError(
+            f"question {question.question_id} needs {too_long[0][1]} tokens without in-context examples; teacher "
+            f"{engine.teacher.name} takes {engine.prompt_limit}, so `generate` records it as failed"
+        )
+    return engine.decode(rows[0]["prompt_ids"]) if engine.decode else rows[0]["prompt"]
+
+
 def rewrite(files: Sequence[str], keys: Collection[str], *, folder: str, rows_per_file: int) -> list[str]:
     """The prompts of some keys only, for another try."""
     writer = _Writer(folder, rows_per_file=rows_per_file)

@@ -1,0 +1,58 @@
+import json
+from pathlib import Path
+
+import pytest
+from small_experiment import write_experiment
+from tiny_teachers import save_llama
+from transformers import AutoTokenizer
+
+from tinyllm_ray.config import load_experiment
+from tinyllm_ray.plan import show_prompt
+from tinyllm_ray.schema import UserError
+
+CHAT = "{% for message in messages %}<user>{{ message['content'] }}</user>{% endfor %}<teacher>"
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    """An experiment whose teacher wraps its prompts as a chat."""
+    path = write_experiment(tmp_path, sizes={"train": 4})
+    tokenizer = AutoTokenizer.from_pretrained(save_llama(tmp_path / "llama"))
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(tmp_path / "llama")
+    return path
+
+
+def show(path: Path, *overrides: str) -> str:
+    folder = path.parent
+    changes = [f"teachers.one.model={folder}/llama", "teachers.one.kind=vllm", *overrides]
+    return show_prompt(load_experiment(path, changes), teacher="one", row=1)
+
+
+def test_a_prompt_is_shown_as_the_model_reads_it(asked: Path) -> None:
+    question = json.loads((asked.parent / "train.jsonl").read_text().splitlines()[1])
+    shown = show(asked)
+    assert shown.startswith("<user>Question: ")
+    assert shown.endswith("</user><teacher>")
+    assert shown.count("Question: ") == 2  # one solved example, then the question itself
+    assert f"Question: {question['question']}" in shown
+
+
+def test_without_the_chat_template_the_tokenizers_own_marks_are_shown(asked: Path) -> None:
+    shown = show(asked, "prompts.chat_template=never")
+    assert shown.startswith("Question: ")
+    assert shown.endswith("</s>")
+
+
+def test_an_example_that_does_not_fit_is_not_shown(asked: Path) -> None:
+    assert show(asked, "teachers.one.engine_kwargs={max_model_len: 160}").count("Question: ") == 1
+
+
+def test_a_question_that_does_not_fit_at_all_is_said_to_fail(asked: Path) -> None:
+    with pytest.raises(UserError, match=r"question q1 needs \d+ tokens .* teacher one takes 8"):
+        show(asked, "teachers.one.engine_kwargs={max_model_len: 20}")
+
+
+def test_a_teacher_with_a_store_is_asked_nothing(asked: Path) -> None:
+    with pytest.raises(UserError, match="teacher one comes with a store"):
+        show(asked, "teachers.one.store=/stores/one")
