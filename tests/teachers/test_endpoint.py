@@ -193,7 +193,7 @@ def test_a_server_that_lists_no_models_is_taken_as_it_is() -> None:
 def test_auto_chats_unless_the_server_refuses_to() -> None:
     with server(lambda n, b: chat("x")) as (url, _):
         assert speaks_chat(teacher(url), "auto")
-        assert not speaks_chat(teacher(url), "off")
+        assert not speaks_chat(teacher(url), "never")
     with server(lambda n, b: (400, {"error": {"message": "no chat template"}})) as (url, _):
         assert not speaks_chat(teacher(url), "auto")
-        assert speaks_chat(teacher(url), "on")
+        assert speaks_chat(teacher(url), "always")

@@ -106,7 +106,8 @@ class _Tokenizer:
         )
         if self._chat_template == "always" and not loaded.chat_template:
             raise UserError(
-                f"prompts.chat_template is always, but teacher {teacher.name}'s tokenizer has none; set it to auto or never"
+                f"prompts.chat_template is always, but teacher {teacher.name}'s tokenizer has none; set it to auto "
+                "or never"
             )
         return loaded
 
