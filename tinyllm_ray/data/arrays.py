@@ -1,10 +1,11 @@
-"""The features of one split in memory: what the training step reads. Imports nothing but numpy.
+"""The features of one split: arrays that grow on disk, and what the training step reads of them. Imports only numpy.
 
 One row of `examples`: [17, 1, 52310, 48, 52358, 96]
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -32,3 +33,25 @@ class Features:
         return np.concatenate(
             [np.arange(self.row_starts[row], self.row_starts[row + 1]) for row in rows] or [np.zeros(0, np.int64)]
         )
+
+
+class ArrayWriter:
+    """Grows one .npy file along its first axis. Nothing stays in memory, and no page of the file is mapped."""
+
+    def __init__(self, path: Path, dtype: np.dtype, row_shape: tuple[int, ...] = ()) -> None:
+        self.dtype, self.row_shape, self.rows = np.dtype(dtype), row_shape, 0
+        self._file = path.open("wb")
+        self._write_header()
+
+    def add(self, rows: np.ndarray) -> None:
+        self._file.write(np.ascontiguousarray(rows, self.dtype).data)
+        self.rows += len(rows)
+
+    def finish(self) -> None:
+        self._file.seek(0)
+        self._write_header()  # numpy leaves room in it for a longer first axis
+        self._file.close()
+
+    def _write_header(self) -> None:
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.rows, *self.row_shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)

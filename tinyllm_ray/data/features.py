@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
-from tinyllm_ray.data.arrays import ARRAYS, COLUMNS, Features
+from tinyllm_ray.data.arrays import ARRAYS, COLUMNS, ArrayWriter, Features
 from tinyllm_ray.data.join import Targets, join_targets
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.quality import FLAGS
@@ -181,7 +183,7 @@ def _build_split(
 ) -> dict[str, Any]:
     """Write one split chunk by chunk; returns its counts."""
     ids = storage.read_table(file.path, ["question_id"])["question_id"].combine_chunks()
-    np.save(folder / "question_ids.npy", np.array(ids.to_pylist(), dtype=np.str_))
+    _save_ids(folder / "question_ids.npy", ids)
     counts: dict[str, Any] = {
         name: Counter() for name in ("truncated", "total", "longest", "unknown", "store_rows", "masked")
     }
@@ -192,19 +194,28 @@ def _build_split(
     if plan["label_source"] != "gold" and split == "train":
         key = _answers_key(plan["label_source"])
         targets[0] = join_targets(stores[key], split, ids, "predicted_answer", LABEL_TASK, [], counts)
-    writer = TokenWriter(folder / "tokens.bin")
-    tables, first = [], 0
+    tokens = TokenWriter(folder / "tokens.npy")
+    examples = ArrayWriter(folder / "examples.npy", np.int64, (len(COLUMNS),))
+    first = 0
     for chunk in iterate_questions(file.path, ROWS_AT_ONCE):
-        tables.append(_encode_chunk(chunk, first, plan, targets, tokenizer, writer, counts))
+        examples.add(_encode_chunk(chunk, first, plan, targets, tokenizer, tokens, counts))
         first += len(chunk)
-    writer.finish(folder / "tokens.npy")
-    np.save(folder / "examples.npy", np.concatenate(tables) if tables else np.zeros((0, len(COLUMNS)), np.int64))
+    tokens.finish()
+    examples.finish()
     kinds = ["input", *plan["tasks"]]
     return {
         "rows": len(ids),
         **{name: {kind: counts[name][kind] for kind in kinds} for name in ("truncated", "total", "longest")},
         **{name: dict(counts[name]) for name in ("unknown", "store_rows", "masked")},
     }
+
+
+def _save_ids(path: Path, ids: pa.Array) -> None:
+    longest = pc.max(pc.utf8_length(ids)).as_py() or 1
+    writer = ArrayWriter(path, np.dtype(f"<U{longest}"))
+    for start in range(0, len(ids), ROWS_AT_ONCE):
+        writer.add(np.array(ids.slice(start, ROWS_AT_ONCE).to_pylist(), writer.dtype))
+    writer.finish()
 
 
 def _encode_chunk(

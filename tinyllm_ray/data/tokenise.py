@@ -5,12 +5,14 @@
 
 import json
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinyllm_ray import storage
+from tinyllm_ray.data.arrays import ArrayWriter
 
 
 @dataclass(frozen=True)
@@ -58,26 +60,17 @@ class StudentTokenizer:
 
 
 class TokenWriter:
-    """Appends token lists to one flat file."""
+    """Appends token lists to one flat .npy file."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.file, self.written = path, path.open("wb"), 0
+        self._array = ArrayWriter(path, np.int32)
 
     def add(self, encoded: list[list[int]]) -> np.ndarray:
         """[lists, 2]: start and length of each in the flat array."""
         lengths = np.array([len(ids) for ids in encoded], dtype=np.int64)
-        flat = np.fromiter((token for ids in encoded for token in ids), dtype=np.int32, count=int(lengths.sum()))
-        self.file.write(flat.tobytes())
-        starts = (
-            self.written + np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)[:-1]]) if len(encoded) else lengths
-        )
-        self.written += len(flat)
+        starts = self._array.rows + np.cumsum(lengths) - lengths
+        self._array.add(np.fromiter(chain.from_iterable(encoded), np.int32, int(lengths.sum())))
         return np.column_stack([starts, lengths])
 
-    def finish(self, target: Path) -> None:
-        self.file.close()
-        array = np.lib.format.open_memmap(target, mode="w+", dtype=np.int32, shape=(self.written,))
-        if self.written:
-            array[:] = np.memmap(self.path, dtype=np.int32, mode="r")
-        array.flush()
-        self.path.unlink()
+    def finish(self) -> None:
+        self._array.finish()
