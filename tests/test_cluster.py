@@ -110,6 +110,22 @@ def test_teachers_with_a_store_need_no_teacher_pool() -> None:
     assert [line.split()[0] for line in check_capacity(validate(raw))] == ["student"]
 
 
+def test_only_the_pools_that_a_command_works_in_are_asked_for() -> None:
+    never = {"gpus_per_worker": 64}
+    assert [line.split()[0] for line in check_capacity(experiment(student=never), ["teacher"])] == ["teacher"]
+    assert [line.split()[0] for line in check_capacity(experiment(teacher=never), ["student"])] == ["student"]
+
+
+def test_teachers_in_parallel_need_a_worker_each() -> None:
+    raw = experiment(teacher={"workers": 2}).model_dump(mode="json")
+    raw["pools"]["schedule"] = "parallel"
+    raw["teachers"] = [raw["teachers"][0] | {"name": name} for name in ("one", "two", "three")]
+    with pytest.raises(UserError, match=r"3 teachers would share 2 workers; set pools\.teacher\.workers to at least 3"):
+        check_capacity(validate(raw))
+    raw["teachers"][2]["store"] = "/stores/three"
+    assert len(check_capacity(validate(raw))) == 2
+
+
 def test_the_launcher_file_agrees_with_rays_schema() -> None:
     schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
     assert list(jsonschema.validators.validator_for(schema)(schema).iter_errors(LAUNCHER)) == []

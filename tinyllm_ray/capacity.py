@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tinyllm_ray.cluster import GIB, bundle, cluster_address, join, local_node
 from tinyllm_ray.config import UserError
 from tinyllm_ray.schema import Experiment, Pool, Pools
 
+POOLS = ("teacher", "student")
 LAUNCHER_CONFIG = "~/ray_bootstrap_config.yaml"  # where Ray's cluster launcher keeps its settings on the head
 _KUBERAY = ("RAY_CLUSTER_NAME", "RAY_CLUSTER_NAMESPACE")
 OBJECT_STORE_SHARE = 0.3  # of a machine's memory, which Ray keeps from the workers
@@ -41,14 +42,15 @@ class NodeKind:
         return min((int(self.resources[key] / amount + 1e-6) for key, amount in wanted.items()), default=pool.workers)
 
 
-def check_capacity(experiment: Experiment) -> list[str]:
+def check_capacity(experiment: Experiment, names: Collection[str] = POOLS) -> list[str]:
     """Lines that say what each pool asks and what there is; needs Ray only where the run would join a cluster.
 
-    Raises UserError where a pool can never be had.
+    `names`: the pools that the command at hand works in. Raises UserError where a pool can never be had.
     """
     kinds, where = _what_there_is(experiment.pools)
+    used = pools_used(experiment, names)
     lines = []
-    for name, pool in pools_used(experiment).items():
+    for name, pool in used.items():
         there = sum(kind.count * kind.holds(pool) for kind in kinds)
         least = pool.min_workers or pool.workers
         asked = f"{pool.workers} x ({_amounts(bundle(pool))}{_selector(pool)})"
@@ -56,14 +58,16 @@ def check_capacity(experiment: Experiment) -> list[str]:
             raise UserError(f"pools.{name}: {asked} is asked, {where} {_shortage(name, pool, kinds, there)}")
         less = f", elastic from {least}" if least < pool.workers else ""
         lines.append(f"{name} pool: {asked}{less}; {where} room for {there}")
-    _check_spare(experiment, sum(kind.count * kind.resources["CPU"] for kind in kinds))
+    if "teacher" in used:
+        _check_schedule(experiment)
+        _check_spare(used["teacher"], sum(kind.count * kind.resources["CPU"] for kind in kinds))
     return lines
 
 
-def pools_used(experiment: Experiment) -> dict[str, Pool]:
-    """The pools that some stage of this experiment needs: teachers with a store generate nothing."""
-    generates = any(teacher.store is None for teacher in experiment.teachers)
-    return {**({"teacher": experiment.pools.teacher} if generates else {}), "student": experiment.pools.student}
+def pools_used(experiment: Experiment, names: Collection[str] = POOLS) -> dict[str, Pool]:
+    """Of the named pools those that have work: teachers with a store generate nothing."""
+    idle = [] if experiment.working_teachers else ["teacher"]
+    return {name: getattr(experiment.pools, name) for name in POOLS if name in names and name not in idle}
 
 
 def live_nodes() -> list[NodeKind]:
@@ -180,10 +184,19 @@ def _this_machine(pools: Pools) -> NodeKind:
     return NodeKind("this machine", 1, Counter(resources), declared["labels"])
 
 
-def _check_spare(experiment: Experiment, cpus: float) -> None:
+def _check_schedule(experiment: Experiment) -> None:
+    """Teachers that run at the same time need a worker each."""
+    pools, teachers = experiment.pools, experiment.working_teachers
+    if pools.schedule == "parallel" and len(teachers) > pools.teacher.workers:
+        raise UserError(
+            f"pools.schedule is parallel, but {len(teachers)} teachers would share {pools.teacher.workers} workers; "
+            f"set pools.teacher.workers to at least {len(teachers)}, or pools.schedule to sequential"
+        )
+
+
+def _check_spare(teacher: Pool, cpus: float) -> None:
     """Beside the teachers, one CPU must be left for the tasks that read, prompt and write."""
-    teacher = experiment.pools.teacher
-    if "teacher" in pools_used(experiment) and cpus - teacher.workers * teacher.cpus_per_worker < 1:
+    if cpus - teacher.workers * teacher.cpus_per_worker < 1:
         raise UserError(
             f"pools.teacher: {teacher.workers} x {teacher.cpus_per_worker:g} CPU leaves none of {cpus:g} CPUs for "
             "reading and writing rows; lower pools.teacher.workers or pools.teacher.cpus_per_worker"

@@ -5,7 +5,7 @@ In: an Experiment. Out: dicts that are JSON: what was made, and where.
 
 import functools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from tinyllm_ray import cluster, storage
-from tinyllm_ray.capacity import check_capacity, watch_pending
+from tinyllm_ray.capacity import POOLS, check_capacity, watch_pending
 from tinyllm_ray.config import UserError, digest, output_dir, public
 from tinyllm_ray.data import store
 from tinyllm_ray.data.questions import QuestionFile, prepare_questions
@@ -24,15 +24,18 @@ console = Console(stderr=True, highlight=False)
 
 
 class Pipeline:
-    """One experiment and its output folder: joins Ray, reads the questions, holds what the steps share."""
+    """One experiment and its output folder: joins Ray, reads the questions, holds what the steps share.
 
-    def __init__(self, experiment: Experiment):
+    `pools`: those that the steps to come work in; they are held against the cluster first.
+    """
+
+    def __init__(self, experiment: Experiment, *, pools: Collection[str] = POOLS):
         self.experiment = experiment
         self.dir = output_dir(experiment)
         cluster.check_output(self.dir, given=experiment.output.dir)
         self.connection = cluster.connect(experiment.pools, log_dir=storage.join(self.dir, "logs"))
         cluster.check_visible(self.dir)
-        for line in check_capacity(experiment):
+        for line in check_capacity(experiment, pools):
             console.print(line)
         watch_pending(experiment.pools, say=functools.partial(console.print, soft_wrap=True))
         config = yaml.safe_dump(public(experiment), sort_keys=False)

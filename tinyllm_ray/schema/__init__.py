@@ -78,6 +78,11 @@ class Experiment(Section):
             )
         return self
 
+    @property
+    def working_teachers(self) -> list[Teacher]:
+        """Those that write their rationales here; the others come with a store."""
+        return [teacher for teacher in self.teachers if teacher.store is None]
+
     def teacher(self, name: str) -> Teacher:
         for teacher in self.teachers:
             if teacher.name == name:

@@ -76,7 +76,7 @@ def generate(
         work = functools.partial(
             _run_teacher, experiment, targets=targets, candidates=candidates, output_dir=output_dir, bars=bars
         )
-        if experiment.pools.schedule == "parallel" and len(experiment.teachers) > 1:
+        if experiment.pools.schedule == "parallel" and experiment.working_teachers:
             with ThreadPoolExecutor(len(experiment.teachers)) as threads:
                 reports = list(threads.map(work, experiment.teachers))
         else:
@@ -163,7 +163,7 @@ def _share_of_pool(experiment: Experiment) -> Pool:
     pool = experiment.pools.teacher
     if experiment.pools.schedule == "sequential":
         return pool
-    return pool.model_copy(update={"workers": max(pool.workers // len(experiment.teachers), 1)})
+    return pool.model_copy(update={"workers": pool.workers // len(experiment.working_teachers)})
 
 
 def _run_pending(
