@@ -7,13 +7,27 @@ import json
 import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-CORES = os.cpu_count() or 1
-TOKENS = 64  # of a forced rationale
-MEAN_TOKENS, MAX_TOKENS = 40, 128  # of one that stops by itself
+from teacher_parts import (
+    CORES,
+    MAX_TOKENS,
+    MEAN_TOKENS,
+    SHORT_TOKENS,
+    TOKENS,
+    file_batch,
+    make_experiment,
+    make_teacher,
+    question_files,
+    read_column,
+    run_through,
+    settings_of,
+    start_engine,
+    start_ray,
+    write_prompts,
+)
+
+FEW = 8  # the steady rate is that of all rows less an eighth of them
 
 
 def models(folder: str, rows: int, repeats: int) -> dict[str, Any]:
@@ -25,47 +39,61 @@ def models(folder: str, rows: int, repeats: int) -> dict[str, Any]:
 
 
 def raw_vllm(folder: str, rows: int, repeats: int) -> dict[str, Any]:
-    """`vllm.LLM` with all prompts at once."""
-    files, longest = _prompts(folder, "llama", rows, examples=0)
-    ids = [row for file in files for row in _column(file, "prompt_ids")]
-    from tinyllm_ray.teachers.vllm import engine_kwargs, sampling_params, set_environment
+    """`vllm.LLM` with all prompts at once; the first pass only warms up."""
+    files, longest = write_prompts(folder, "llama", rows, examples=0)
+    ids = [row for file in files for row in read_column(file, "prompt_ids")]
+    from tinyllm_ray.teachers.vllm import sampling_params, set_environment
 
     set_environment()
     from vllm import LLM
 
-    teacher = _teacher(folder, "llama")
-    llm = LLM(**engine_kwargs(teacher, teacher.model, longest + TOKENS, gpu=False))
+    teacher = make_teacher(folder, "llama")
+    llm = LLM(**settings_of(teacher, longest))
     params = sampling_params(teacher.sampling, None)
-    speeds = []
-    for repeat in range(repeats + 1):
+
+    def seconds(count: int) -> float:
         llm.reset_prefix_cache()
         began = time.perf_counter()
-        outputs = llm.generate(
-            [{"prompt_token_ids": i} for i in ids[: 64 if not repeat else None]], params, use_tqdm=False
-        )
-        tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
-        speeds.append(tokens / (time.perf_counter() - began))
-    return {"tokens_per_second": speeds[1:], "warm_up": speeds[0]}
+        outputs = llm.generate([{"prompt_token_ids": row} for row in ids[:count]], params, use_tqdm=False)
+        assert sum(len(output.outputs[0].token_ids) for output in outputs) == count * TOKENS
+        return time.perf_counter() - began
+
+    few = rows // FEW
+    return _steady([(seconds(few), seconds(rows)) for _ in range(repeats + 1)][1:], rows=rows, few=few)
 
 
 def ours(folder: str, rows: int, repeats: int) -> dict[str, Any]:
-    """`generate` of this package, questions to store."""
+    """`generate` of this package, questions to store; seconds of `_steady` count from the engine's readiness on."""
     from tinyllm_ray.teachers.rationales import generate
 
-    _start_ray()
-    results: dict[str, Any] = {"tokens_per_second": [], "job_s": [], "engine_start_s": []}
+    start_ray()
+    results: dict[str, Any] = {"job_s": [], "engine_start_s": [], "reported_tokens_per_second": []}
+    seconds, few = [], rows // FEW
     for repeat in range(repeats):
-        began = time.perf_counter()
-        report = generate(
-            _experiment(_teacher(folder, "llama"), examples=0),
-            output_dir=f"{folder}/ours-{repeat}",
-            questions=_questions(folder, rows),
-        )["llama"]
-        results["job_s"].append(time.perf_counter() - began)
-        results["tokens_per_second"].append(report.tokens_per_second)
+        working = []
+        for count in (few, rows):
+            began = time.perf_counter()
+            report = generate(
+                make_experiment(make_teacher(folder, "llama"), examples=0),
+                output_dir=f"{folder}/ours-{repeat}-{count}",
+                questions=question_files(folder, count),
+            )["llama"]
+            job_s = time.perf_counter() - began
+            assert report.generated + sum(report.failed.values()) == count, report
+            working.append(report.output_tokens / report.tokens_per_second)
+        seconds.append((working[0], working[1]))
+        results["job_s"].append(job_s)
         results["engine_start_s"].append(report.engine_start_s)
-        assert report.generated + sum(report.failed.values()) == rows, report
-    return results
+        results["reported_tokens_per_second"].append(report.tokens_per_second)
+    return results | _steady(seconds, rows=rows, few=few)
+
+
+def _steady(seconds: list[tuple[float, float]], *, rows: int, few: int) -> dict[str, Any]:
+    """Tokens per second of what `rows` have more than `few`: what starts and drains the engine falls out."""
+    return {
+        "seconds_few_and_all": seconds,
+        "steady_tokens_per_second": [(rows - few) * TOKENS / (many - less) for less, many in seconds],
+    }
 
 
 def ray_data_llm(folder: str, rows: int, repeats: int) -> dict[str, Any]:
@@ -73,14 +101,14 @@ def ray_data_llm(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    from tinyllm_ray.teachers.vllm import engine_kwargs, set_environment
+    from tinyllm_ray.teachers.vllm import set_environment
 
     set_environment()
     os.environ.pop("VLLM_ENABLE_V1_MULTIPROCESSING")
-    _start_ray()
-    teacher = _teacher(folder, "llama")
-    files, longest = _prompts(folder, "llama", rows, examples=0)
-    kwargs = engine_kwargs(teacher, teacher.model, longest + TOKENS, gpu=False)
+    start_ray()
+    teacher = make_teacher(folder, "llama")
+    files, longest = write_prompts(folder, "llama", rows, examples=0)
+    kwargs = settings_of(teacher, longest)
     kwargs.pop("model")
     times = []
     for repeat in range(repeats):
@@ -111,10 +139,10 @@ def ray_data_llm(folder: str, rows: int, repeats: int) -> dict[str, Any]:
 def vllm_natural(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     """Our vLLM actor on prompts with two in-context examples, each stopping by itself."""
     rows //= 4
-    teacher = _teacher(folder, "stopping")
-    files, longest = _prompts(folder, "stopping", rows, examples=2)
-    engine = _vllm_engine(teacher, longest)
-    runs = [_through(engine, files) for _ in range(repeats + 1)][1:]
+    teacher = make_teacher(folder, "stopping")
+    files, longest = write_prompts(folder, "stopping", rows, examples=2)
+    engine = start_engine(teacher, longest)
+    runs = [run_through(engine, files) for _ in range(repeats + 1)][1:]
     return {"tokens_per_second": [run["tokens"] / run["s"] for run in runs], "tokens": [run["tokens"] for run in runs]}
 
 
@@ -124,9 +152,9 @@ def transformers(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     rows //= 4
-    files, _ = _prompts(folder, "stopping", rows, examples=2)
-    ids = sorted((row for file in files for row in _column(file, "prompt_ids")), key=len)
-    model = AutoModelForCausalLM.from_pretrained(_teacher(folder, "stopping").model, dtype=torch.float32).eval()
+    files, _ = write_prompts(folder, "stopping", rows, examples=2)
+    ids = sorted((row for file in files for row in read_column(file, "prompt_ids")), key=len)
+    model = AutoModelForCausalLM.from_pretrained(make_teacher(folder, "stopping").model, dtype=torch.float32).eval()
 
     def run(batch_size: int, prompts: list[list[int]]) -> float:
         began, tokens = time.perf_counter(), 0
@@ -154,19 +182,26 @@ def transformers(folder: str, rows: int, repeats: int) -> dict[str, Any]:
 
 
 def prefix(folder: str, rows: int, repeats: int) -> dict[str, Any]:
-    """Our vLLM actor: two in-context examples from eight shared sets, against drawn for each question."""
-    rows //= 4
-    teacher = _teacher(folder, "stopping")
-    drawn, longest = _prompts(folder, "stopping", rows, examples=2)
-    shared, longest_shared = _prompts(folder, "stopping", rows, examples=2, pool=8)
-    engine = _vllm_engine(teacher, max(longest, longest_shared))
-    _through(engine, drawn[:1])
-    results: dict[str, Any] = {"computed_share": [], "pool_prompts_per_second": [], "drawn_prompts_per_second": []}
-    for _ in range(repeats):
-        for name, files in (("drawn", drawn), ("pool", shared)):
-            run = _through(engine, files)
-            results[f"{name}_prompts_per_second"].append(rows / run["s"])
-        results["computed_share"].append(1 - run["cached"] / run["input"])
+    """Our vLLM actor: two in-context examples from eight shared sets, against drawn for each question.
+
+    Rationales that stop by themselves, and short ones: the less is written, the more the prompts weigh.
+    """
+    teacher = make_teacher(folder, "stopping")
+    drawn, longest = write_prompts(folder, "stopping", rows, examples=2)
+    shared, longest_shared = write_prompts(folder, "stopping", rows, examples=2, pool=8)
+    engine = start_engine(teacher, max(longest, longest_shared), shared_prefixes=True)
+    run_through(engine, drawn[:1])
+    results: dict[str, Any] = {"computed_share": []}
+    for kind, max_tokens in (("natural", MAX_TOKENS), ("short", SHORT_TOKENS)):
+        engine._sampling = teacher.sampling.model_copy(update={"max_tokens": max_tokens})
+        speeds: dict[str, list[float]] = {"pool": [], "drawn": []}
+        for _ in range(repeats):
+            for name, files in (("drawn", drawn), ("pool", shared)):
+                run = run_through(engine, files)
+                speeds[name].append(rows / run["s"])
+            results["computed_share"].append(1 - run["cached"] / run["input"])
+        results |= {f"{kind}_{name}_prompts_per_second": values for name, values in speeds.items()}
+        results[f"{kind}_mean_tokens"] = run["tokens"] / rows
     return results
 
 
@@ -177,15 +212,15 @@ def seq2seq(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     from tinyllm_ray.teachers.seq2seq import Seq2SeqEngine
 
     rows //= 4
-    teacher = _teacher(folder, "t5")
-    files, _ = _prompts(folder, "t5", rows, examples=2)
+    teacher = make_teacher(folder, "t5")
+    files, _ = write_prompts(folder, "t5", rows, examples=2)
     engine = Seq2SeqEngine(teacher=teacher, model_path=teacher.model, gpu=False, log_file=None)
-    ids = [row for file in files for row in _column(file, "prompt_ids")]
+    ids = [row for file in files for row in read_column(file, "prompt_ids")]
     results: dict[str, Any] = {"ours_rows_per_second": [], "fixed_rows_per_second": []}
     for _ in range(repeats):
         began = time.perf_counter()
         for file in files:
-            engine(_batch(file))
+            engine(file_batch(file))
         results["ours_rows_per_second"].append(rows / (time.perf_counter() - began))
         began = time.perf_counter()
         for start in range(0, rows, 8):
@@ -194,99 +229,6 @@ def seq2seq(folder: str, rows: int, repeats: int) -> dict[str, Any]:
                 engine._model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
         results["fixed_rows_per_second"].append(rows / (time.perf_counter() - began))
     return results
-
-
-def _through(engine: Any, files: list[str]) -> dict[str, float]:
-    """All prompt files through an engine actor, two at once as under Ray, with an empty prefix cache."""
-    engine._engine.reset_prefix_cache()
-    began = time.perf_counter()
-    with ThreadPoolExecutor(2) as threads:
-        tables = list(threads.map(lambda file: engine(_batch(file)), files))
-    seconds = time.perf_counter() - began
-    totals = {name: sum(sum(t[f"{name}_tokens"].to_pylist()) for t in tables) for name in ("output", "cached", "input")}
-    return {"s": seconds, "tokens": totals["output"], "cached": totals["cached"], "input": totals["input"]}
-
-
-def _vllm_engine(teacher: Any, longest: int) -> Any:
-    from tinyllm_ray.teachers.vllm import VllmEngine, engine_kwargs
-
-    kwargs = engine_kwargs(teacher, teacher.model, longest + teacher.sampling.max_tokens, gpu=False)
-    return VllmEngine(engine_kwargs=kwargs, sampling=teacher.sampling, row_seeds=False, adapter=None, log_file=None)
-
-
-def _prompts(folder: str, name: str, rows: int, *, examples: int, pool: int | None = None) -> tuple[list[str], int]:
-    """Prompt files as `generate` writes them, and the longest prompt in tokens."""
-    from tinyllm_ray.schema import Prompts
-    from tinyllm_ray.teachers.engines import choose_engine
-    from tinyllm_ray.teachers.pending import Target, read_candidates, write_pending
-
-    questions, teacher = _questions(folder, rows), _teacher(folder, name)
-    experiment = _experiment(teacher, examples=examples, pool=pool)
-    prompts: Prompts = experiment.prompts
-    out = f"{folder}/prompts-{name}-{examples}-{pool}-{os.getpid()}"
-    pending = write_pending(
-        [Target("train", out, False, "benchmark", True, questions["train"])],
-        folder=f"{out}/pending",
-        teacher=teacher,
-        prompts=prompts,
-        candidates=read_candidates(questions, examples=examples),
-        engine=choose_engine(teacher, pool=experiment.pools.teacher, prompts=prompts, output_dir=out),
-    )
-    assert pending.rows == rows, pending
-    return pending.files, pending.longest_prompt
-
-
-def _experiment(teacher: Any, *, examples: int, pool: int | None = None) -> Any:
-    from tinyllm_ray.config import validate
-
-    return validate(
-        {
-            "name": "throughput",
-            "dataset": {"name": "questions"},
-            "student": {"model": "none"},
-            "prompts": {"in_context": {"examples": examples, "pool": pool}, "rationale_splits": ["train"]},
-            "teachers": [teacher.model_dump()],
-            "pools": {"teacher": {"cpus_per_worker": CORES}},
-        }
-    )
-
-
-def _teacher(folder: str, name: str) -> Any:
-    from tinyllm_ray.schema import Sampling, Teacher
-
-    sampling = Sampling(max_tokens=TOKENS)
-    if name == "stopping":
-        sampling = Sampling(max_tokens=MAX_TOKENS, temperature=1.0)
-    return Teacher(name=name, model=f"{folder}/{name}", sampling=sampling, max_failed_fraction=1)
-
-
-def _questions(folder: str, rows: int) -> dict[str, Any]:
-    import pyarrow.parquet as pq
-
-    from tinyllm_ray.data.questions import QuestionFile
-
-    path = Path(folder) / f"questions-{rows}.parquet"
-    if not path.is_file():
-        pq.write_table(pq.read_table(Path(folder) / "questions.parquet").slice(0, rows), path)
-    return {"train": QuestionFile(path=str(path), rows=rows, rejected=0, rejected_path="", digest=path.name)}
-
-
-def _start_ray() -> None:
-    import ray
-
-    ray.init("local", num_cpus=CORES + 4, resources={"teacher_pool": 1}, include_dashboard=False, log_to_driver=False)
-
-
-def _batch(file: str) -> Any:
-    import pyarrow as pa
-
-    return pa.table({"file": [file]})
-
-
-def _column(file: str, name: str) -> list[Any]:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(file, columns=[name])[name].to_pylist()
 
 
 WAYS = {

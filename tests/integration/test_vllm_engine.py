@@ -55,7 +55,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Teacher, list[str],
         candidates=read_candidates(questions, examples=2),
         engine=choose_engine(teacher, pool=spec.pools.teacher, prompts=spec.prompts, output_dir=str(folder)),
     )
-    kwargs = engine_kwargs(teacher, model, pending.longest_prompt + TOKENS, gpu=False)
+    kwargs = engine_kwargs(teacher, model, pending.longest_prompt + TOKENS, gpu=False, shared_prefixes=True)
     engine = VllmEngine(
         engine_kwargs=kwargs, sampling=teacher.sampling, row_seeds=False, adapter=teacher.adapter, log_file=None
     )

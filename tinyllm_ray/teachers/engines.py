@@ -76,9 +76,12 @@ def choose_engine(teacher: Teacher, *, pool: Pool, prompts: Prompts, output_dir:
         )
     on_gpu = pool.gpus_per_worker > 0 and not teacher.adapter
     in_process = teacher.engine == "in_process" or (teacher.engine == "auto" and not on_gpu)
-    run = functools.partial(ray_data_llm.run, teacher=teacher, pool=pool, model_path=path)
+    shared = prompts.in_context.pool is not None
+    run = functools.partial(ray_data_llm.run, teacher=teacher, pool=pool, model_path=path, shared_prefixes=shared)
     if in_process:
-        run = functools.partial(vllm.run, teacher=teacher, pool=pool, model_path=path, log_file=log_file)
+        run = functools.partial(
+            vllm.run, teacher=teacher, pool=pool, model_path=path, shared_prefixes=shared, log_file=log_file
+        )
     # The engine reserves memory for the longest sequence there can be, so it is told the longest there is.
     return Engine(
         teacher,

@@ -29,11 +29,13 @@ def run(
     pool: Pool,
     model_path: str,
     max_model_len: int,
+    shared_prefixes: bool,
 ) -> ray.data.Dataset:
     """The processor's own tokenize and detokenize stages are off: the prompts come as token ids."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    kwargs = engine_kwargs(teacher, model_path, max_model_len, gpu=pool.gpus_per_worker > 0)
+    gpu = pool.gpus_per_worker > 0
+    kwargs = engine_kwargs(teacher, model_path, max_model_len, gpu=gpu, shared_prefixes=shared_prefixes)
     kwargs.pop("model")
     config = vLLMEngineProcessorConfig(
         model_source=model_path,
@@ -53,7 +55,7 @@ def run(
 
     def before(row: dict[str, Any]) -> dict[str, Any]:
         fields = sampling.model_dump(exclude={"seed"})
-        if sampling.temperature and pool.gpus_per_worker:  # not taken on a CPU
+        if sampling.temperature and gpu:  # not taken on a CPU
             fields["seed"] = int(row["seed"])
         return {"tokenized_prompt": list(row["prompt_ids"]), "sampling_params": fields}
 

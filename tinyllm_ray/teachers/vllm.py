@@ -34,6 +34,7 @@ def run(
     pool: Pool,
     model_path: str,
     max_model_len: int,
+    shared_prefixes: bool,
     log_file: str | None,
 ) -> ray.data.Dataset:
     """One actor for each worker of the pool; Ray starts a killed one again and repeats its batches."""
@@ -48,7 +49,9 @@ def run(
             enable_true_multi_threading=True,
         ),
         fn_constructor_kwargs={
-            "engine_kwargs": engine_kwargs(teacher, model_path, max_model_len, gpu=pool.gpus_per_worker > 0),
+            "engine_kwargs": engine_kwargs(
+                teacher, model_path, max_model_len, gpu=pool.gpus_per_worker > 0, shared_prefixes=shared_prefixes
+            ),
             "sampling": teacher.sampling,
             "row_seeds": pool.gpus_per_worker > 0,  # vLLM's sampler on a CPU takes no generator of a row's own
             "adapter": teacher.adapter,
@@ -58,7 +61,9 @@ def run(
     )
 
 
-def engine_kwargs(teacher: Teacher, model_path: str, max_model_len: int, *, gpu: bool) -> dict[str, Any]:
+def engine_kwargs(
+    teacher: Teacher, model_path: str, max_model_len: int, *, gpu: bool, shared_prefixes: bool
+) -> dict[str, Any]:
     """What vLLM's engine gets: our choices for the device, then the user's own, which win."""
     ours: dict[str, Any] = {
         "model": model_path,
@@ -73,6 +78,8 @@ def engine_kwargs(teacher: Teacher, model_path: str, max_model_len: int, *, gpu:
         ours["enable_lora"] = True
     if not gpu:
         ours |= {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 256}
+    if not gpu and shared_prefixes:
+        ours["block_size"] = 32  # a prefix is shared in whole blocks; vLLM's 128 on a CPU are 7% faster without one
     return ours | teacher.engine_kwargs
 
 
