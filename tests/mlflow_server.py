@@ -14,8 +14,16 @@ from pathlib import Path
 class MlflowServer:
     """One worker on loopback; use as a context manager."""
 
-    def __init__(self, folder: Path, *, database: str | None = None, login: tuple[str, str] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        database: str | None = None,
+        artifacts: str | None = None,
+        login: tuple[str, str] | None = None,
+    ):
         self.folder, self.login = folder, login
+        self.artifacts = artifacts or str(folder / "artifacts")
         self.database = database or f"sqlite:///{folder}/mlflow.db"
         folder.mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
@@ -33,7 +41,7 @@ class MlflowServer:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", self.database, "--artifacts-destination", str(self.folder / "artifacts")]
+        command += ["--backend-store-uri", self.database, "--artifacts-destination", self.artifacts]
         command += ["--workers", "1"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
         if self.login:

@@ -1,4 +1,4 @@
-"""Training whose rank, node or driver is killed: it goes on from its checkpoint and ends as if nothing had been."""
+"""Training whose rank, node, driver or tracking server goes: it goes on and ends as if nothing had been."""
 
 import json
 import os
@@ -11,11 +11,13 @@ from subprocess import Popen
 import psutil
 import pytest
 from cluster_process import cluster_environment, start_cluster
+from mlflow_server import MlflowServer
 from small_experiment import finish, run, start, write_experiment
 from tiny_teachers import questions
 
 from tinyllm_ray.data import store
 from tinyllm_ray.rows import Rationale
+from tinyllm_ray.tracking.read import Records
 
 pytestmark = [pytest.mark.engine, pytest.mark.faults]
 STEPS, INTERVAL = 400, 20
@@ -112,6 +114,29 @@ def test_a_driver_killed_in_a_search_repeats_no_finished_trial(
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(ended(out)) == 4  # three of the search and the winner, trained again
     record_fault("driver killed in search", seconds=seconds)
+
+
+def test_a_tracking_server_away_for_60_seconds_of_a_training_loses_no_metric(
+    experiment: Path, uninterrupted: dict[int, float], tmp_path: Path, record_fault: Callable, wait_until: Callable
+) -> None:
+    out = experiment.parent / "tracking"
+    with MlflowServer(tmp_path / "server") as server:
+        running = start("train", experiment, *settings(experiment, "tracking"), f"tracking.uri={server.uri}")
+        wait_until(lambda: newest(out) >= 3 * INTERVAL, running=running)
+        server.stop()
+        reached = newest(out)
+        time.sleep(60)
+        assert newest(out) > reached and running.poll() is None
+        server.start()
+        began = time.monotonic()
+        finish(running)
+        seconds = time.monotonic() - began
+        records = Records(server.uri)
+        (trial,) = records.children(records.parent("small", output_dir=str(out)))
+        found = dict(records.curve(trial.run_id, "train/loss"))
+    assert_equal(found, uninterrupted)
+    lost = len(uninterrupted.keys() - found.keys())
+    record_fault("tracking server away for 60 s", metrics_lost=lost, seconds=seconds)
 
 
 def rationale(question_id: str, answer: str) -> Rationale:

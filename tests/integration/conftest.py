@@ -1,8 +1,53 @@
+import json
+import os
 import socket
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+SHRUNK = [
+    "seeds=[0]",
+    "dataset.miniature={entities: 12, kinds: 4, attributes: 4, values: 4, train: 24, validation: 8, test: 8, "
+    "teacher_steps: 40, teacher_batch_size: 8}",
+    "training.steps=12",
+    "training.eval_every_steps=6",
+    "training.checkpoint_every_steps=6",
+    "search.num_samples=3",
+    "search.grace_steps=6",
+    "pools.student.workers=2",
+    "teachers.max_failed_fraction=1",
+]
+
+
+class FinishedMiniature:
+    """The miniature experiment, shrunk, run to its end by the command: a real search, its folder and its records."""
+
+    def __init__(self, repository: Path, folder: Path):
+        self.repository, self.folder = repository, folder
+        self.result = self.run_again()
+
+    def run_again(self) -> dict[str, Any]:
+        command = [sys.executable, "-m", "tinyllm_ray.cli", "run", "experiments/miniature.yaml", *SHRUNK]
+        done = subprocess.run(
+            [*command, f"output.dir={self.folder}", "--json"],
+            capture_output=True,
+            text=True,
+            cwd=self.repository,
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def finished_miniature(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedMiniature:
+    return FinishedMiniature(repository, tmp_path_factory.mktemp("miniature"))
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
-"""MLflow's own pages in a real browser, on a finished search: nested runs, Compare, parallel coordinates, the report.
+"""A real browser on a finished search: nested runs, Compare and parallel coordinates in MLflow; the report's page.
 
 Screenshots go to outputs/screenshots/.
 """
 
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +25,21 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
+def search_page(finished_miniature, tmp_path_factory) -> Iterator[str]:
+    """The address of MLflow's page of the runs of a finished search."""
+    uri = finished_miniature.result["tracking_uri"]
+    records = Records(uri)
+    parent = records.parent("miniature", output_dir=str(finished_miniature.folder))
+    experiment_id = records.client.get_run(parent.run_id).info.experiment_id
+    with MlflowServer(tmp_path_factory.mktemp("server"), database=uri) as server:
+        yield f"{server.uri}/#/experiments/{experiment_id}/runs"
+
+
+@pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """Experiment, URI of its SQLite store, address of a server on it."""
-    folder = tmp_path_factory.mktemp("study")
-    experiment = make_experiment(str(folder), seeds=[0])
-    uri = track_study(experiment, write_study(experiment))
-    with MlflowServer(folder / "server", database=uri) as server:
-        yield experiment, uri, server.uri
+    """A larger study than a test can train: the experiment and the URI of its records."""
+    experiment = make_experiment(str(tmp_path_factory.mktemp("study")), seeds=[0])
+    return experiment, track_study(experiment, write_study(experiment))
 
 
 @pytest.fixture(scope="module")
@@ -57,40 +67,37 @@ def screenshots(repository) -> Path:
     return folder
 
 
-def test_the_search_is_found_unfolded_and_compared(study, page, screenshots):
-    experiment, uri, server = study
-    records = Records(uri)
-    parent = records.parent(experiment.name, output_dir=str(experiment.output.dir))
-    experiment_id = records.client.get_run(parent.run_id).info.experiment_id
-    page.goto(f"{server}/#/experiments/{experiment_id}/runs")
+def test_the_search_is_found_unfolded_and_compared(search_page, page, screenshots):
+    page.goto(search_page)
     page.get_by_text("Model training", exact=True).click()
     page.get_by_role("button", name="Close", exact=True).click()  # the assistant's panel
-    parent_row = page.get_by_role("row").filter(has_text="study")
+    parent_row = page.get_by_role("row").filter(has_text="miniature")
     parent_row.wait_for()
     page.screenshot(path=screenshots / "mlflow-parent.png")
     parent_row.locator("[role=gridcell][col-id*='Run Name'] button").first.click()  # unfolds the children
-    page.get_by_text("search seed 0").first.wait_for()
-    for variant in ("label_only", "only_llama", "only_flan", "all_teachers"):
+    searched = page.get_by_role("row").filter(has_text=re.compile("search [0-9a-f]{6}"))
+    searched.first.wait_for()
+    for variant in ("label_only", "only_north_llama", "only_south_t5", "all_teachers", "final"):
         page.get_by_text(f"{variant} seed 0").first.wait_for()
-    boxes = page.get_by_role("row").filter(has_text="search seed 0").get_by_role("checkbox")
-    assert boxes.count() == 4
-    for number in range(4):
+    boxes = searched.get_by_role("checkbox")
+    assert boxes.count() == 3
+    for number in range(3):
         boxes.nth(number).click()
     page.screenshot(path=screenshots / "mlflow-children.png")
     page.get_by_role("button", name="Compare").click()
-    page.get_by_text("Comparing 4 Runs from 1 Experiment").wait_for()
+    page.get_by_text("Comparing 3 Runs from 1 Experiment").wait_for()
     plot = page.locator(".js-plotly-plot .parcoords").first
     plot.wait_for(state="attached")
     axes = page.locator(".js-plotly-plot .axis-title")
     axes.first.wait_for()
-    assert {"loss.label_weight", "loss.rationale_weights.llama"} <= set(axes.all_text_contents())
+    assert {"loss.label_weight", "loss.rationale_weights.north_llama"} <= set(axes.all_text_contents())
     for text in ("Parameters:", "Run details", "training.learning_rate"):
         page.get_by_text(text, exact=True).first.wait_for()
     page.screenshot(path=screenshots / "mlflow-compare.png")
 
 
 def test_the_report_reads_in_the_light_in_the_dark_and_on_a_phone(study, browser, screenshots):
-    experiment, uri, _ = study
+    experiment, uri = study
     made = make_report(experiment, output_dir=str(experiment.output.dir), uri=uri)
     for name, width, scheme in (("desktop", 1200, "light"), ("dark", 1200, "dark"), ("phone", 390, "light")):
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)

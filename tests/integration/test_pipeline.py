@@ -1,64 +1,21 @@
 """The whole road on real engines, shrunk: a world, two teachers, methods, a search, MLflow, the report; then again."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 pytestmark = pytest.mark.engine
-SHRUNK = [
-    "seeds=[0]",
-    "dataset.miniature={entities: 12, kinds: 4, attributes: 4, values: 4, train: 24, validation: 8, test: 8, "
-    "teacher_steps: 40, teacher_batch_size: 8}",
-    "training.steps=12",
-    "training.eval_every_steps=6",
-    "training.checkpoint_every_steps=6",
-    "search.num_samples=2",
-    "search.grace_steps=6",
-    "pools.student.workers=2",
-    "teachers.max_failed_fraction=1",
-]
-
-
-def run_miniature(repository, folder):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tinyllm_ray.cli",
-            "run",
-            "experiments/miniature.yaml",
-            *SHRUNK,
-            f"output.dir={folder}",
-            "--json",
-        ],
-        capture_output=True,
-        text=True,
-        cwd=repository,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
-    return tmp_path_factory.mktemp("miniature")
+def first(finished_miniature):
+    return finished_miniature.result
 
 
 @pytest.fixture(scope="module")
-def first(repository, output):
-    return run_miniature(repository, output)
-
-
-@pytest.fixture(scope="module")
-def second(repository, output, first):
-    return run_miniature(repository, output)
+def second(finished_miniature):
+    return finished_miniature.run_again()
 
 
 def runs_of(uri):
@@ -88,7 +45,7 @@ def test_a_second_run_trains_nothing_again_and_finds_the_same(first, second):
 
 
 def test_the_search_ran_no_teacher_and_trained_its_winner_on_the_whole_pool(first):
-    assert first["search"]["trials"] == 2
+    assert first["search"]["trials"] == 3
     assert first["search"]["teacher_rows_generated"] == 0
     assert first["search"]["final"]["ranks"] == 2
 
@@ -97,7 +54,7 @@ def test_mlflow_holds_one_parent_and_one_child_for_each_trial(second):
     runs = runs_of(second["tracking_uri"])
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     assert len(runs) - len(children) == 1
-    assert len(children) == 4 + 2 + 1
+    assert len(children) == 4 + 3 + 1
     assert len({run.data.tags["tinyllm.key"] for run in runs}) == len(runs)
 
 
@@ -107,7 +64,8 @@ def test_search_trials_never_see_the_test_split(second):
     assert not [run for run in search if "test/accuracy" in run.data.metrics]
 
 
-def test_the_resolved_config_lies_beside_what_it_made(output, first):
+def test_the_resolved_config_lies_beside_what_it_made(finished_miniature):
+    output = finished_miniature.folder
     config = yaml.safe_load((output / "config.yaml").read_text())
     assert config["training"]["steps"] == 12
     assert config["dataset"]["path"] == f"{output}/miniature"

@@ -52,6 +52,21 @@ def write_trial_end(folder: str) -> None:
     storage.write_json(f"{folder}/result.json", {"key": "k", "seed": 0, "steps": 30, "eval/accuracy": 0.5})
 
 
+def test_artifacts_go_through_the_server_to_a_bucket(tmp_path, bucket):
+    folder = f"{bucket}/out/trials/k"
+    write_trial(folder, key="k", seed=0, accuracy=0.5)
+    with MlflowServer(tmp_path / "server", artifacts=f"{bucket}/mlflow") as server:
+        experiment = make_experiment(f"{bucket}/out", **{"tracking.uri": server.uri})
+        with Tracker(experiment, output_dir=f"{bucket}/out", lineage={}) as tracker:
+            tracker.watch("k", folder=folder, name="k", config=experiment, seed=0, tags={"variant": "label_only"})
+        records = Records(server.uri)
+        (run,) = records.children(records.parent("study", output_dir=f"{bucket}/out"))
+        table = records.artifact(run.run_id, "predictions/test.parquet")
+    assert table == storage.read_bytes(f"{folder}/predictions/test.parquet")
+    (stored,) = storage.list_files(f"{bucket}/mlflow", "predictions/test.parquet")
+    assert storage.read_bytes(stored) == table
+
+
 def test_a_server_with_basic_authentication_takes_who_has_the_password_and_no_one_else(tmp_path, monkeypatch):
     folder = str(tmp_path / "out" / "trials" / "k")
     write_trial(folder, key="k", seed=0, accuracy=0.5)
