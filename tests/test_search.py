@@ -2,7 +2,15 @@ import pytest
 from ray import tune
 
 from tinyllm_ray.config import UserError, validate
-from tinyllm_ray.search import Budget, SearchWatch, apply_sample, check_search, search_digest, trial_count
+from tinyllm_ray.search import (
+    Budget,
+    SearchWatch,
+    apply_sample,
+    check_search,
+    make_scheduler,
+    search_digest,
+    trial_count,
+)
 from tinyllm_ray.trials import most_ranks
 
 
@@ -48,6 +56,11 @@ def test_the_digest_of_a_search_does_not_depend_on_how_many_trials_are_asked_for
     few, many = (search_digest(experiment(space=space, num_samples=n)) for n in (4, 16))
     other = search_digest(experiment(space={"loss.label_weight": {"choice": [1, 3]}}))
     assert few == many != other
+
+
+def test_asha_stops_by_validation_loss_unless_told_otherwise():
+    assert make_scheduler(experiment()).metric == "eval/loss/label"
+    assert make_scheduler(experiment(rung_metric="accuracy")).metric == "eval/accuracy"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from tinyllm_ray.tracking import Tracker
 from tinyllm_ray.trials import Inputs, Planned, make_trial, most_ranks, result_of, run_tune
 
 METRIC = "eval/accuracy"
+RUNG_METRICS = {"loss": ("eval/loss/label", "min"), "accuracy": (METRIC, "max")}
 
 
 def run_search(experiment: Experiment, inputs: Inputs, *, tracker: Tracker) -> list[dict[str, Any]]:
@@ -47,7 +48,7 @@ def run_search(experiment: Experiment, inputs: Inputs, *, tracker: Tracker) -> l
         watch=watch,
         stop=Budget(watch),
         search_alg=_searcher(search, known),
-        scheduler=_scheduler(experiment),
+        scheduler=make_scheduler(experiment),
         num_samples=1 if grid else search.num_samples,
         time_budget_s=search.max_hours and search.max_hours * 3600,
     )
@@ -133,14 +134,15 @@ def _searcher(search: Search, known: list[dict[str, Any]]) -> Searcher | SearchA
     )
 
 
-def _scheduler(experiment: Experiment) -> TrialScheduler:
+def make_scheduler(experiment: Experiment) -> TrialScheduler:
     search = experiment.search
     if search.scheduler == "none":
         return FIFOScheduler()
+    metric, mode = RUNG_METRICS[search.rung_metric]
     return AsyncHyperBandScheduler(
         time_attr="step",
-        metric=METRIC,
-        mode="max",
+        metric=metric,
+        mode=mode,
         max_t=experiment.training.steps + 1,  # the last evaluation is not a reason to stop
         grace_period=min(search.grace_steps, experiment.training.steps),
         reduction_factor=search.reduction_factor,

@@ -1,8 +1,7 @@
-"""What student_step.py needs the whole package for: OBQA's features, many rows' features, Ray Train's overhead."""
+"""What student_step.py needs the whole package for: features of OBQA and of many rows, ranking, Ray Train around it."""
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-MANY_ROWS = 100_000
+MANY_ROWS, RANKED = 100_000, 1000
 STEPS, EVERY = 100, 25
 ASK = "Which of these is the best answer to question {i}: {words}?"
 WORDS = ["sun", "plants", "light", "turns", "into", "sugar", "while", "animals", "eat", "what", "grows", "near"]
@@ -62,9 +61,56 @@ def build_many(folder: str) -> None:
     started, cpu = time.perf_counter(), time.process_time()
     build_features(experiment, tokenizer_folder=tokenizer, **files)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    figures = {"rows_per_minute": round(MANY_ROWS / seconds * 60), "peak_mib": round(peak)}
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    figures = {"rows_per_minute": round(MANY_ROWS / seconds * 60), "peak_mib": int(status["VmHWM"].split()[0]) // 1024}
     print(json.dumps({**figures, "rows": MANY_ROWS, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}))
+
+
+def ranking_of_questions(model: Any) -> dict[str, Any]:
+    """Seconds to rank the choices of 1,000 questions, against one padded pass over (question, choice) pairs."""
+    import torch
+
+    from tinyllm_ray.data.questions import read_questions
+    from tinyllm_ray.data.tokenise import StudentTokenizer
+    from tinyllm_ray.student.evaluate import Reader, choice_scores
+    from tinyllm_ray.student.model import prepare_tokenizer
+
+    with tempfile.TemporaryDirectory(prefix="student-step-") as folder:
+        _make(folder, RANKED)
+        experiment, files = _generated(folder)
+        tokenizer = StudentTokenizer.open(prepare_tokenizer(experiment, **files))
+        questions = read_questions(files["questions"]["train"].path)
+    reader = Reader(model.eval(), tokenizer, experiment.student, batch_size=32)
+    started = time.process_time()
+    scores = choice_scores(reader, questions)
+    ours_s = time.process_time() - started
+    started = time.process_time()
+    plain = [score for i in range(0, RANKED, 8) for score in _plain_scores(reader, questions[i : i + 8])]
+    plain_s = time.process_time() - started
+    torch.testing.assert_close(torch.tensor(scores), torch.tensor(plain), rtol=1e-4, atol=1e-4)
+    return {
+        "questions": RANKED,
+        "seconds": round(ours_s, 1),
+        "plain_seconds": round(plain_s, 1),
+        "speedup": round(plain_s / ours_s, 2),
+    }
+
+
+def _plain_scores(reader: Any, questions: list[Any]) -> list[list[float]]:
+    """Eight questions at once, each choice with a source of its own; [questions, choices]."""
+    import torch
+    from torch.nn.functional import cross_entropy
+    from torch.nn.utils.rnn import pad_sequence
+
+    sources = [ids for q, ids in zip(questions, reader.sources("predict: ", questions), strict=True) for _ in q.choices]
+    ids = pad_sequence([torch.tensor(row) for row in sources], batch_first=True)
+    targets = reader.tokenizer.targets([choice for q in questions for choice in q.choices])
+    labels = pad_sequence([torch.tensor(row) for row in targets], batch_first=True, padding_value=-100)
+    with torch.inference_mode():
+        logits = reader.model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).logits
+    losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none").sum(1)
+    means = (-losses / (labels != -100).sum(1)).tolist()
+    return [means[4 * i : 4 * i + 4] for i in range(len(questions))]
 
 
 def wrapper_overhead() -> dict[str, Any]:

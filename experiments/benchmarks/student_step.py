@@ -83,8 +83,9 @@ def on_cpu(arguments: argparse.Namespace) -> dict[str, Any]:
     ratios = {name: step[name] for name in ("step_vs_plain", "real_token_share", "loss_relative_difference")}
     ratios |= {"two_rank_speedup": ranks["two_rank_speedup"], "wrapper_overhead": wrapper["wrapper_overhead"]}
     built = student_parts.features_of_many_rows()
-    more = {"data": "OBQA" if obqa else "drawn", "step": step, "ranks": ranks, "wrapper": wrapper}
-    return {**about(), "ratios": ratios, "features": built, **more}
+    ranking = student_parts.ranking_of_questions(make_student(arguments.shape))
+    more = {"step": step, "ranks": ranks, "wrapper": wrapper, "ranking": ranking}
+    return {**about(), "ratios": ratios, "features": built, "data": "OBQA" if obqa else "drawn", **more}
 
 
 def about() -> dict[str, Any]:

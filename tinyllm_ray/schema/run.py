@@ -39,6 +39,9 @@ class Search(Section):
     by_model: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="overrides that go with a value of student.model"
     )
+    rung_metric: Literal["loss", "accuracy"] = Field(
+        "loss", description="what a scheduler stops by; the answers' validation loss tells trials apart before accuracy"
+    )
     grace_steps: int = Field(100, ge=1, description="steps before a scheduler may stop a trial")
     reduction_factor: int = Field(3, ge=2)
     max_hours: float | None = Field(None, gt=0)

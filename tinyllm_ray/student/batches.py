@@ -184,7 +184,7 @@ def groups_of(lengths: Sequence[int]) -> list[Group]:
     """Neighbouring sequences whose lengths differ little; `lengths` must fall."""
     groups, first, starts = [], 0, _starts(lengths)
     for end in range(1, len(lengths) + 1):
-        if end == len(lengths) or lengths[end] < 0.88 * lengths[first] - 1:
+        if end == len(lengths) or lengths[end] < 0.9 * lengths[first] - 1:
             groups.append(Group(*_index(starts[first:end], lengths[first:end])))
             first = end
     return groups

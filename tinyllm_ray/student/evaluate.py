@@ -166,11 +166,11 @@ def validation_losses(
     dtype: str,
     max_rows: int | None,
 ) -> dict[str, float]:
-    """`eval/loss/<task>` of every task that has a weight and targets here."""
+    """`eval/loss/<task>` of the label and of every task that has a weight and targets here."""
     model.eval()
     device = next(model.parameters()).device
     rows = np.arange(len(features.question_ids))[:max_rows]
-    indices = active_examples(features, rows, [task for task, weight in enumerate(weights) if weight])
+    indices = active_examples(features, rows, [task for task, weight in enumerate(weights) if weight or not task])
     limits = {"max_tokens": training.micro_batch_tokens, "max_examples": training.micro_batch_examples}
     sums, counts = torch.zeros(len(weights), device=device), torch.zeros(len(weights), device=device)
     for part in micro_batches(features, indices, **limits):
