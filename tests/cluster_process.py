@@ -7,13 +7,14 @@ each line of input. `actors` answers with every actor there ever was and its nod
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
+
+import psutil
 
 holds: list[Any] = []  # placement groups of the script
 POOLS = {"teacher": "teacher_pool", "student": "student_pool"}
@@ -26,7 +27,10 @@ class RunningCluster:
     process: subprocess.Popen
 
     def kill_node(self, name: str) -> None:
-        os.kill(self.nodes[name]["pid"], signal.SIGKILL)
+        """The raylet and all that runs on its node, as when a machine goes."""
+        raylet = psutil.Process(self.nodes[name]["pid"])
+        for process in [raylet, *raylet.children(recursive=True)]:
+            process.kill()
 
     def ask(self, command: str) -> Any:
         self.process.stdin.write(command + "\n")
