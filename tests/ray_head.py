@@ -13,11 +13,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
-import yaml
-from ray.util import get_node_ip_address
 
 RAY = str(Path(sys.executable).parent / "ray")
 
@@ -34,10 +31,8 @@ class Head:
 
 
 @contextlib.contextmanager
-def running_head(
-    *, token: str, resources: str, cpus: int = 6, autoscaler: dict[str, Any] | None = None
-) -> Iterator[Head]:
-    """Everything it starts is gone when the block ends. `autoscaler`: the launcher's settings, where it has them."""
+def running_head(*, token: str, resources: str, cpus: int = 6) -> Iterator[Head]:
+    """Everything it starts is gone when the block ends."""
     folder = tempfile.mkdtemp(prefix="rh-", dir="/tmp")  # a short path: Ray's sockets lie below it
     ports = [free_port() for _ in range(3)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -46,12 +41,6 @@ def running_head(
     command = [RAY, "start", "--head", "--block", f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={ports[2]}", f"--temp-dir={folder}"]
     command += [f"--num-cpus={cpus}", f"--resources={resources}", "--object-store-memory=300000000"]
-    if autoscaler:
-        settings = Path(folder, "ray_bootstrap_config.yaml")  # where the launcher leaves it in the head's home
-        autoscaler["provider"]["gcs_address"] = f"{get_node_ip_address()}:{ports[0]}"
-        settings.write_text(yaml.safe_dump(autoscaler))
-        command.append(f"--autoscaling-config={settings}")
-        env |= {"HOME": folder, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     log = Path(folder, "start.log")
     with log.open("w") as output:
         process = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
