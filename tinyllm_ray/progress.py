@@ -18,7 +18,7 @@ POLL_S = 2.0
 def make_bars() -> Progress:
     """Bars on stderr, so that stdout holds results alone."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    return Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
 
 
 def send_chatter_to(path: Path) -> None:

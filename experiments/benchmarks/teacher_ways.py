@@ -75,7 +75,7 @@ def ours(folder: str, rows: int, repeats: int) -> dict[str, Any]:
             began = time.perf_counter()
             report = generate(
                 make_experiment(make_teacher(folder, "llama"), examples=0),
-                output_dir=f"{folder}/ours-{repeat}-{count}",
+                output_dir=f"{folder}/ours-{os.getpid()}-{repeat}-{count}",
                 questions=question_files(folder, count),
             )["llama"]
             job_s = time.perf_counter() - began
@@ -131,7 +131,7 @@ def ray_data_llm(folder: str, rows: int, repeats: int) -> dict[str, Any]:
             postprocess=lambda row: {"key": row["key"], "text": row["generated_text"]},
         )
         data = ray.data.read_parquet(files).select_columns(["key", "prompt"])
-        processor(data).write_parquet(f"{folder}/ray-data-llm-{repeat}")
+        processor(data).write_parquet(f"{folder}/ray-data-llm-{os.getpid()}-{repeat}")
         times.append(time.perf_counter() - began)
     return {"job_s": times}
 
