@@ -71,10 +71,11 @@ def test_the_search_is_found_unfolded_and_compared(search_page, page, screenshot
     page.goto(search_page)
     page.get_by_text("Model training", exact=True).click()
     page.get_by_role("button", name="Close", exact=True).click()  # the assistant's panel
-    parent_row = page.get_by_role("row").filter(has_text="miniature")
+    name = page.locator("[role=gridcell][col-id*='Run Name']")  # the grid shows each row in two parts
+    parent_row = page.get_by_role("row").filter(has=name, has_text="miniature")
     parent_row.wait_for()
     page.screenshot(path=screenshots / "mlflow-parent.png")
-    parent_row.locator("[role=gridcell][col-id*='Run Name'] button").first.click()  # unfolds the children
+    parent_row.locator("[col-id*='Run Name'] button").first.click()  # unfolds the children
     searched = page.get_by_role("row").filter(has_text=re.compile("search [0-9a-f]{6}"))
     searched.first.wait_for()
     for variant in ("label_only", "only_north_llama", "only_south_t5", "all_teachers", "final"):
