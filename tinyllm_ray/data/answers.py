@@ -18,6 +18,8 @@ _IS_CORRECT = re.compile(
     re.IGNORECASE,
 )
 _STARTS_WITH_LETTER = re.compile(r"\(([A-Za-z])\)|([A-Za-z])(?:\)|[.:](?=\s|$)|$)")
+_CHOICE_ENDS = re.compile(r"[\"')\]]*\s*[.,;:!?](?!\d)")
+_ARTICLE = re.compile(r"^(?:a|an|the)\s+")
 _NEW_QUESTION = re.compile(r"\n[#\s]*(?:Question|Q)\s*[\d.]*\s*:")
 
 
@@ -30,7 +32,7 @@ def normalise(text: str) -> str:
     """What exact match compares: no case, one space, no leading article, no punctuation or quotes at the ends."""
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     bare = plain.lstrip("\"'“‘([").rstrip("\"'”’)].,;:!?")
-    bare = re.sub(r"^(?:a|an|the)\s+", "", bare).strip()
+    bare = _ARTICLE.sub("", bare).strip()
     return bare or plain
 
 
@@ -62,11 +64,11 @@ def _by_letter(name: str, choices: list[str]) -> str:
 
 def _by_text(text: str, choices: list[str]) -> str:
     """The longest choice that the text starts with, followed by punctuation, a line's end or nothing."""
-    head = normalise(text)
+    head, first_line = normalise(text), normalise(text.partition("\n")[0])
     for choice in sorted(choices, key=len, reverse=True):
         name = normalise(choice)
-        if head == name or re.match(re.escape(name) + r"[\"')\]]*\s*[.,;:!?](?!\d)", head):
+        if name in (head, first_line):
             return choice
-        if normalise(text.partition("\n")[0]) == name:
+        if head.startswith(name) and _CHOICE_ENDS.match(head, len(name)):
             return choice
     return ""
