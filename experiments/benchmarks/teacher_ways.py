@@ -27,7 +27,7 @@ from teacher_parts import (
     write_prompts,
 )
 
-FEW = 8  # the steady rate is that of all rows less an eighth of them
+FEW = 4  # the steady rate is that of all rows less a quarter of them, which is a batch for each of two engines
 
 
 def models(folder: str, rows: int, repeats: int) -> dict[str, Any]:

@@ -92,7 +92,12 @@ def set_environment() -> None:
 
 
 class VllmEngine:
-    """Several batches are under way at once, so that the engine never waits for a batch's last row."""
+    """Several batches are under way at once, so that the engine never waits for a batch's last row.
+
+    The engine is made and stepped by one thread. OpenMP keeps a team of threads for every thread that has called it,
+    and two teams are more threads than cores: they then sleep between any two kernels instead of spinning, which cost
+    a quarter of the speed on two cores.
+    """
 
     def __init__(
         self,
@@ -110,22 +115,20 @@ class VllmEngine:
         self._sampling = sampling
         self._adapter = adapter
         self._row_seeds = row_seeds
-        self._engine = self._start()
-        self._inbox: queue.SimpleQueue[tuple[list[int], int, Future[Outcome]]] = queue.SimpleQueue()
-        self._waiting: dict[str, Future[Outcome]] = {}
+        self._inbox: queue.SimpleQueue[_Batch] = queue.SimpleQueue()
+        self._waiting: dict[str, tuple[_Batch, int]] = {}  # request -> its batch and its position there
         self._numbers = 0
+        started: Future[Any] = Future()
+        threading.Thread(target=self._serve, args=(started,), daemon=True).start()
+        self._engine = started.result()
         watch.ready()
         self._watch = watch
-        threading.Thread(target=self._serve, daemon=True).start()
 
     def __call__(self, files: pa.Table) -> pa.Table:
         prompts = read_prompts(files)
-        futures: list[Future[Outcome]] = []
-        for ids, seed in zip(prompts["prompt_ids"].to_pylist(), prompts["seed"].to_pylist(), strict=True):
-            futures.append(Future())
-            self._inbox.put((ids, seed, futures[-1]))
-        outcomes = [future.result() for future in futures]
-        watch = self._watch
+        batch = _Batch(prompts["prompt_ids"].to_pylist(), prompts["seed"].to_pylist())
+        self._inbox.put(batch)
+        outcomes, watch = batch.done.result(), self._watch
         return add_outcomes(
             prompts, outcomes, engine_start_s=watch.engine_start_s, engine_ready_at=watch.engine_ready_at
         )
@@ -136,11 +139,16 @@ class VllmEngine:
 
         return LLMEngine.from_engine_args(EngineArgs(disable_log_stats=True, **self._kwargs))
 
-    def _serve(self) -> None:
+    def _serve(self, started: "Future[Any]") -> None:
         """The engine's own thread: take in what has come, step, hand out what has finished."""
+        try:
+            started.set_result(self._start())
+        except Exception as error:  # noqa: BLE001 - the actor's constructor raises it
+            started.set_exception(error)
+            return
         while True:
             while not self._waiting or not self._inbox.empty():
-                self._admit(*self._inbox.get())
+                self._admit(self._inbox.get())
             try:
                 outputs = self._engine.step()
             except (RuntimeError, ValueError, MemoryError, OSError) as error:
@@ -149,22 +157,24 @@ class VllmEngine:
                 continue
             for output in outputs:
                 if output.finished:
-                    self._waiting.pop(output.request_id).set_result(_outcome(output))
+                    batch, position = self._waiting.pop(output.request_id)
+                    batch.set(position, _outcome(output))
 
-    def _admit(self, prompt_ids: list[int], seed: int, future: "Future[Outcome]") -> None:
-        self._numbers += 1
-        name = str(self._numbers)
-        try:
-            self._engine.add_request(
-                name,
-                {"prompt_token_ids": prompt_ids},
-                sampling_params(self._sampling, seed if self._row_seeds else None),
-                lora_request=self._lora_request(),
-            )
-        except ValueError as error:  # vLLM refuses this one prompt
-            future.set_result(failed(f"engine error: {error}"))
-            return
-        self._waiting[name] = future
+    def _admit(self, batch: "_Batch") -> None:
+        for position, (prompt_ids, seed) in enumerate(zip(batch.prompt_ids, batch.seeds, strict=True)):
+            self._numbers += 1
+            name = str(self._numbers)
+            try:
+                self._engine.add_request(
+                    name,
+                    {"prompt_token_ids": prompt_ids},
+                    sampling_params(self._sampling, seed if self._row_seeds else None),
+                    lora_request=self._lora_request(),
+                )
+            except ValueError as error:  # vLLM refuses this one prompt
+                batch.set(position, failed(f"engine error: {error}"))
+                continue
+            self._waiting[name] = batch, position
 
     def _lora_request(self) -> Any:
         if self._adapter is None:
@@ -175,8 +185,23 @@ class VllmEngine:
 
     def _fail_waiting(self, reason: str) -> None:
         waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
-            future.set_result(failed(reason))
+        for batch, position in waiting.values():
+            batch.set(position, failed(reason))
+
+
+class _Batch:
+    """Prompts that came together; `done` has their outcomes when the last one is there."""
+
+    def __init__(self, prompt_ids: list[list[int]], seeds: list[int]) -> None:
+        self.prompt_ids = prompt_ids
+        self.seeds = seeds
+        self.done: Future[list[Outcome]] = Future()
+        self._outcomes: dict[int, Outcome] = {}
+
+    def set(self, position: int, outcome: Outcome) -> None:
+        self._outcomes[position] = outcome
+        if len(self._outcomes) == len(self.seeds):
+            self.done.set_result([self._outcomes[i] for i in range(len(self.seeds))])
 
 
 def sampling_params(sampling: Sampling, seed: int | None) -> Any:
