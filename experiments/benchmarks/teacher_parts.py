@@ -60,7 +60,8 @@ def write_prompts(
     return pending.files, pending.longest_prompt
 
 
-def make_experiment(teacher: Any, *, examples: int, pool: int | None = None) -> Any:
+def make_experiment(teacher: Any, *, examples: int, pool: int | None = None, engines: int = 1) -> Any:
+    """All cores, shared out among one teacher's engines."""
     from tinyllm_ray.config import validate
 
     return validate(
@@ -70,7 +71,7 @@ def make_experiment(teacher: Any, *, examples: int, pool: int | None = None) -> 
             "student": {"model": "none"},
             "prompts": {"in_context": {"examples": examples, "pool": pool}, "rationale_splits": ["train"]},
             "teachers": [teacher.model_dump()],
-            "pools": {"teacher": {"cpus_per_worker": CORES}},
+            "pools": {"teacher": {"workers": engines, "cpus_per_worker": CORES // engines}},
         }
     )
 
@@ -98,7 +99,9 @@ def question_files(folder: str, rows: int) -> dict[str, Any]:
 def start_ray() -> None:
     import ray
 
-    ray.init("local", num_cpus=CORES + 4, resources={"teacher_pool": 1}, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        "local", num_cpus=CORES + 4, resources={"teacher_pool": CORES}, include_dashboard=False, log_to_driver=False
+    )
 
 
 def file_batch(file: str) -> Any:

@@ -20,13 +20,13 @@ from pathlib import Path
 
 CORES = os.cpu_count() or 1
 PARTS = {  # part -> the ways it needs
-    "steady": ("raw_vllm", "ours"),
+    "steady": ("raw_vllm", "ours", "ours_one_engine"),
     "job": ("ours", "ray_data_llm"),
     "transformers": ("vllm_natural", "transformers"),
     "prefix": ("prefix",),
     "seq2seq": ("seq2seq",),
 }
-IN_TURN = ("raw_vllm", "ours", "ray_data_llm")
+IN_TURN = ("raw_vllm", "ours", "ours_one_engine", "ray_data_llm")
 
 
 def main() -> None:
@@ -87,6 +87,9 @@ def _ratios(results: dict[str, dict]) -> dict[str, float | None]:
     prefix = results.get("prefix")
     return {
         "steady_vs_raw": ratio(("ours", "steady_tokens_per_second"), ("raw_vllm", "steady_tokens_per_second")),
+        "steady_vs_raw_one_engine": ratio(
+            ("ours_one_engine", "steady_tokens_per_second"), ("raw_vllm", "steady_tokens_per_second")
+        ),
         "job_vs_ray_data_llm": ratio(("ours", "job_s"), ("ray_data_llm", "job_s")),
         "vs_transformers": ratio(("vllm_natural", "tokens_per_second"), ("transformers", "tokens_per_second")),
         "prefill_computed_share": prefix and round(statistics.median(prefix["computed_share"]), 3),

@@ -63,9 +63,20 @@ def raw_vllm(folder: str, rows: int, repeats: int) -> dict[str, Any]:
 
 
 def ours(folder: str, rows: int, repeats: int) -> dict[str, Any]:
-    """`generate` of this package, questions to store; seconds of `_steady` count from the engine's readiness on."""
+    """`generate` of this package, questions to store, with an engine on each core."""
+    return _generate(folder, rows, repeats, engines=CORES)
+
+
+def ours_one_engine(folder: str, rows: int, repeats: int) -> dict[str, Any]:
+    """The same with one engine on all cores, as `raw_vllm` has it."""
+    return _generate(folder, rows, repeats, engines=1)
+
+
+def _generate(folder: str, rows: int, repeats: int, *, engines: int) -> dict[str, Any]:
+    """Seconds of `_steady` count from the first engine's readiness on."""
     from tinyllm_ray.teachers.rationales import generate
 
+    os.environ.pop("OMP_NUM_THREADS")  # Ray gives an actor as many threads as it asks for CPUs
     start_ray()
     results: dict[str, Any] = {"job_s": [], "engine_start_s": [], "reported_tokens_per_second": []}
     seconds, few = [], rows // FEW
@@ -74,7 +85,7 @@ def ours(folder: str, rows: int, repeats: int) -> dict[str, Any]:
         for count in (few, rows):
             began = time.perf_counter()
             report = generate(
-                make_experiment(make_teacher(folder, "llama"), examples=0),
+                make_experiment(make_teacher(folder, "llama"), examples=0, engines=engines),
                 output_dir=f"{folder}/ours-{os.getpid()}-{repeat}-{count}",
                 questions=question_files(folder, count),
             )["llama"]
@@ -206,8 +217,9 @@ def prefix(folder: str, rows: int, repeats: int) -> dict[str, Any]:
 
 
 def seq2seq(folder: str, rows: int, repeats: int) -> dict[str, Any]:
-    """Our encoder-decoder actor against batches of 8 rows in file order, padded to the longest of the batch."""
+    """Our encoder-decoder actor against the plain way: batches of 8 in file order, padded to the batch's longest."""
     import torch
+    from transformers import AutoModelForSeq2SeqLM
 
     from tinyllm_ray.teachers.seq2seq import Seq2SeqEngine
 
@@ -215,6 +227,7 @@ def seq2seq(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     teacher = make_teacher(folder, "t5")
     files, _ = write_prompts(folder, "t5", rows, examples=2)
     engine = Seq2SeqEngine(teacher=teacher, model_path=teacher.model, gpu=False, log_file=None)
+    plain = AutoModelForSeq2SeqLM.from_pretrained(teacher.model, dtype=torch.float32).eval()
     ids = [row for file in files for row in read_column(file, "prompt_ids")]
     results: dict[str, Any] = {"ours_rows_per_second": [], "fixed_rows_per_second": []}
     for _ in range(repeats):
@@ -226,13 +239,14 @@ def seq2seq(folder: str, rows: int, repeats: int) -> dict[str, Any]:
         for start in range(0, rows, 8):
             inputs = engine._tokenizer.pad({"input_ids": ids[start : start + 8]}, return_tensors="pt")
             with torch.inference_mode():
-                engine._model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
+                plain.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
         results["fixed_rows_per_second"].append(rows / (time.perf_counter() - began))
     return results
 
 
 WAYS = {
-    way.__name__: way for way in (models, raw_vllm, ours, ray_data_llm, vllm_natural, transformers, prefix, seq2seq)
+    way.__name__: way
+    for way in (models, raw_vllm, ours, ours_one_engine, ray_data_llm, vllm_natural, transformers, prefix, seq2seq)
 }
 
 if __name__ == "__main__":

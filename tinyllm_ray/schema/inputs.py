@@ -110,7 +110,7 @@ class Teacher(Section):
     sampling: Sampling = Sampling()
     samples_per_question: int = Field(1, ge=1, description="rationales per question; more than one needs a temperature")
     batch_size: int = Field(256, ge=1, description="prompts handed to the engine at once")
-    batch_tokens: int = Field(8192, ge=1, description="seq2seq: padded source tokens of one batch")
+    batch_tokens: int = Field(16384, ge=1, description="seq2seq: padded source tokens of one batch")
     engine_kwargs: dict[str, Any] = Field(default_factory=dict, description="passed to vLLM as they are")
     endpoint: Endpoint | None = None
     max_attempts: int = Field(2, ge=1, description="tries of a failed row within one run")
