@@ -20,7 +20,8 @@ from pathlib import Path
 
 CORES = os.cpu_count() or 1
 PARTS = {  # part -> the ways it needs
-    "steady": ("raw_vllm", "ours", "ours_one_engine"),
+    "steady": ("raw_vllm", "ours"),
+    "one_engine": ("raw_vllm", "ours_one_engine"),
     "job": ("ours", "ray_data_llm"),
     "transformers": ("vllm_natural", "transformers"),
     "prefix": ("prefix",),
