@@ -1,12 +1,13 @@
 """Encoder-decoder teachers (T5, BART ...), which vLLM does not run: a transformers model in each actor.
 
 In: files of prompt rows (teachers/batches.py). Out: the same rows with outcomes. Rows are sorted by length and run
-in batches of about equal padded size, so little is spent on padding.
-Shapes: B batch, S source tokens, T generated tokens.
+in batches of about equal padded size, so little is spent on padding; rows whose text has ended leave their batch.
+Shapes: B batch, S source tokens, T generated tokens, D width.
 """
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray.data
@@ -23,6 +24,12 @@ from tinyllm_ray.teachers.batches import (
     read_prompts,
     redirect_output,
 )
+
+if TYPE_CHECKING:
+    import torch
+
+CPU_ENCODER_TOKENS = 2048  # padded source tokens that the encoder takes at once: what a CPU's cache can hold
+MIN_BATCH = 8  # a batch this small runs to its end
 
 
 def run(
@@ -72,7 +79,8 @@ class Seq2SeqEngine:
             name: value for name, value in teacher.engine_kwargs.items() if name != "max_model_len"
         }
         self._device = "cuda" if gpu else "cpu"
-        self._tokenizer = AutoTokenizer.from_pretrained(model_path, **shared)
+        self._encoder_tokens = teacher.batch_tokens if gpu else CPU_ENCODER_TOKENS
+        self._tokenizer = AutoTokenizer.from_pretrained(model_path, padding_side="right", **shared)
         model = AutoModelForSeq2SeqLM.from_pretrained(model_path, use_safetensors=True, **shared, **kwargs)
         if not gpu and "attn_implementation" not in teacher.engine_kwargs:
             # A decoder's step is one query a row: on a CPU, two batched products beat the fused kernel by a third.
@@ -99,37 +107,90 @@ class Seq2SeqEngine:
         )
 
     def _generate(self, prompts: list[list[int]], *, seed: int) -> list[Outcome]:
+        """Outcomes of prompts that come longest first."""
         import torch
 
-        sampling = self._teacher.sampling
-        inputs = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._device)  # [B, S]
         torch.manual_seed(seed)
         try:
             with torch.inference_mode():
-                output = self._model.generate(
-                    input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **self._arguments()
-                )  # [B, T]
+                made = self._write(*self._encode(prompts))
         except RuntimeError as error:  # out of memory, mostly
             return [failed(f"engine error: {error}", input_tokens=len(ids)) for ids in prompts]
-        texts = self._tokenizer.batch_decode(output, skip_special_tokens=True)
-        pad = self._model.config.pad_token_id
-        made = output[:, 1:]  # [B, T]; the first is the decoder's start token
-        counts = (made != pad).sum(1).tolist()
-        ended = (made == self._model.config.eos_token_id).any(1).tolist()
-        return [
-            outcome(
-                cut_at_stop(text, sampling),
-                "stop" if end or cut_at_stop(text, sampling) != text else "length",
-                input_tokens=len(ids),
-                output_tokens=count,
-            )
-            for ids, text, count, end in zip(prompts, texts, counts, ended, strict=True)
-        ]
+        texts = self._tokenizer.batch_decode(made, skip_special_tokens=True)
+        return [self._outcome(text, tokens, len(ids)) for text, tokens, ids in zip(texts, made, prompts, strict=True)]
 
+    def _outcome(self, text: str, tokens: list[int], input_tokens: int) -> Outcome:
+        sampling, config = self._teacher.sampling, self._model.config
+        cut = cut_at_stop(text, sampling)
+        return outcome(
+            cut,
+            "stop" if config.eos_token_id in tokens or cut != text else "length",
+            input_tokens=input_tokens,
+            output_tokens=len(tokens) - tokens.count(config.pad_token_id),
+        )
+
+    def _encode(self, prompts: list[list[int]]) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Hidden states [B, S, D] and mask [B, S]; the encoder takes a few rows at a time."""
+        import torch
+
+        inputs = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._device)
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]  # [B, S]
+        encoder, parts = self._model.get_encoder(), []
+        for rows in batches_by_tokens([len(prompt) for prompt in prompts], self._encoder_tokens):
+            width = len(prompts[rows[0]])
+            hidden = encoder(input_ids=ids[rows, :width], attention_mask=mask[rows, :width]).last_hidden_state
+            parts.append(torch.nn.functional.pad(hidden, (0, 0, 0, ids.shape[1] - width)))
+        return torch.cat(parts), mask
+
+    def _write(self, hidden: "torch.Tensor", mask: "torch.Tensor") -> list[list[int]]:
+        """Generated tokens of each row. Whenever half of the rows have ended, the others go on without them."""
+        import torch
+        from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+        from transformers.modeling_outputs import BaseModelOutput
+
+        made: list[list[int]] = [[] for _ in hidden]
+        waiting, cache = list(range(len(hidden))), EncoderDecoderCache(DynamicCache(), DynamicCache())
+        begun: dict[str, Any] = {}
+        left = self._teacher.sampling.max_tokens
+        while waiting:
+            output = self._model.generate(
+                encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
+                attention_mask=mask,
+                past_key_values=cache,
+                max_new_tokens=left,
+                stopping_criteria=[self._half_ended],
+                **begun,
+                **self._arguments,
+            )  # [B, 1 + T]; the first is the decoder's start token
+            left = self._teacher.sampling.max_tokens + 1 - output.shape[1]
+            ended = self._ended(output) if left else torch.ones(len(output), dtype=torch.bool)  # [B]
+            for row in ended.nonzero()[:, 0].tolist():
+                made[waiting[row]] = output[row, 1:].tolist()
+            stay = (~ended).nonzero()[:, 0]
+            waiting = [waiting[row] for row in stay.tolist()]
+            hidden, mask, output = hidden[stay], mask[stay], output[stay]
+            # With a mask `generate` sees that the cache holds all of these tokens but the last.
+            begun = {"decoder_input_ids": output, "decoder_attention_mask": torch.ones_like(output)}
+            cache.batch_select_indices(stay)
+        return made
+
+    def _ended(self, output: "torch.Tensor") -> "torch.Tensor":
+        """Rows [B] of [B, 1 + T] whose text is over."""
+        config, made = self._model.config, output[:, 1:]
+        ended = (made == config.eos_token_id).any(1)
+        if self._teacher.sampling.stop:  # `generate` pads a row that one of these has ended
+            ended |= made[:, -1] == config.pad_token_id
+        return ended
+
+    def _half_ended(self, output: "torch.Tensor", scores: Any, **_: Any) -> "torch.Tensor":
+        """The criterion of `generate` that lets it return; all of [B] or none."""
+        ended = self._ended(output)
+        return (2 * ended.sum() >= len(ended)).expand(len(ended)) & (len(ended) > MIN_BATCH)
+
+    @functools.cached_property
     def _arguments(self) -> dict[str, Any]:
         sampling = self._teacher.sampling
         arguments: dict[str, Any] = {
-            "max_new_tokens": sampling.max_tokens,
             "do_sample": sampling.temperature > 0,
             "num_beams": 1,
             "repetition_penalty": sampling.repetition_penalty,
