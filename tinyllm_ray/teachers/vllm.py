@@ -44,7 +44,7 @@ def run(
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(
             size=pool.workers,
-            max_tasks_in_flight_per_actor=BATCHES_AT_ONCE + 1,
+            max_tasks_in_flight_per_actor=BATCHES_AT_ONCE,  # none lies at one engine while another could run it
             max_concurrent_calls_per_actor=BATCHES_AT_ONCE,
             enable_true_multi_threading=True,
         ),
