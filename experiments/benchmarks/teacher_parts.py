@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 CORES = os.cpu_count() or 1
-TOKENS, SHORT_TOKENS = 64, 20  # of a forced rationale; of FLAN-T5's median rationale on OBQA
-MEAN_TOKENS, MAX_TOKENS = 40, 128  # of one that stops by itself
+TOKENS = 64  # of a forced rationale
+MAX_TOKENS = 128  # of one that stops by itself
+MEAN_TOKENS = {"stopping": 23, "stopping_t5": 23}  # as FLAN-T5's published ones on OBQA; LLaMA-2's are mostly cut off
 
 
 def run_through(engine: Any, files: list[str]) -> dict[str, float]:
@@ -80,7 +81,7 @@ def make_teacher(folder: str, name: str) -> Any:
     from tinyllm_ray.schema import Sampling, Teacher
 
     sampling = Sampling(max_tokens=TOKENS)
-    if name == "stopping":
+    if name in MEAN_TOKENS:
         sampling = Sampling(max_tokens=MAX_TOKENS, temperature=1.0)
     return Teacher(name=name, model=f"{folder}/{name}", sampling=sampling, max_failed_fraction=1)
 

@@ -13,7 +13,6 @@ from teacher_parts import (
     CORES,
     MAX_TOKENS,
     MEAN_TOKENS,
-    SHORT_TOKENS,
     TOKENS,
     file_batch,
     make_experiment,
@@ -27,20 +26,20 @@ from teacher_parts import (
     write_prompts,
 )
 
-FEW = 4  # the steady rate is that of all rows less a quarter of them, which is a batch for each of two engines
+MANY = 2  # the steady rate is that of the second `rows` of twice as many
 
 
 def models(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     """The question file and the three teachers of the other ways."""
     from throughput_models import make_models, make_questions
 
-    texts = make_questions(folder, rows)
+    texts = make_questions(folder, MANY * rows)
     return make_models(folder, texts, mean_tokens=MEAN_TOKENS)
 
 
 def raw_vllm(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     """`vllm.LLM` with all prompts at once; the first pass only warms up."""
-    files, longest = write_prompts(folder, "llama", rows, examples=0)
+    files, longest = write_prompts(folder, "llama", MANY * rows, examples=0)
     ids = [row for file in files for row in read_column(file, "prompt_ids")]
     from tinyllm_ray.teachers.vllm import sampling_params, set_environment
 
@@ -58,8 +57,8 @@ def raw_vllm(folder: str, rows: int, repeats: int) -> dict[str, Any]:
         assert sum(len(output.outputs[0].token_ids) for output in outputs) == count * TOKENS
         return time.perf_counter() - began
 
-    few = rows // FEW
-    return _steady([(seconds(few), seconds(rows)) for _ in range(repeats + 1)][1:], rows=rows, few=few)
+    seconds(rows)
+    return _steady([(seconds(rows), seconds(MANY * rows)) for _ in range(repeats)], rows=rows)
 
 
 def ours(folder: str, rows: int, repeats: int) -> dict[str, Any]:
@@ -79,31 +78,30 @@ def _generate(folder: str, rows: int, repeats: int, *, engines: int) -> dict[str
     os.environ.pop("OMP_NUM_THREADS")  # Ray gives an actor as many threads as it asks for CPUs
     start_ray()
     results: dict[str, Any] = {"job_s": [], "engine_start_s": [], "reported_tokens_per_second": []}
-    seconds, few = [], rows // FEW
+    seconds = []
     for repeat in range(repeats):
         working = []
-        for count in (few, rows):
+        for count in (rows, MANY * rows):
             began = time.perf_counter()
             report = generate(
                 make_experiment(make_teacher(folder, "llama"), examples=0, engines=engines),
                 output_dir=f"{folder}/ours-{os.getpid()}-{repeat}-{count}",
                 questions=question_files(folder, count),
             )["llama"]
-            job_s = time.perf_counter() - began
-            assert report.generated + sum(report.failed.values()) == count, report
             working.append(report.output_tokens / report.tokens_per_second)
+            if count == rows:
+                results["job_s"].append(time.perf_counter() - began)
+                results["engine_start_s"].append(report.engine_start_s)
+                results["reported_tokens_per_second"].append(report.tokens_per_second)
         seconds.append((working[0], working[1]))
-        results["job_s"].append(job_s)
-        results["engine_start_s"].append(report.engine_start_s)
-        results["reported_tokens_per_second"].append(report.tokens_per_second)
-    return results | _steady(seconds, rows=rows, few=few)
+    return results | _steady(seconds, rows=rows)
 
 
-def _steady(seconds: list[tuple[float, float]], *, rows: int, few: int) -> dict[str, Any]:
-    """Tokens per second of what `rows` have more than `few`: what starts and drains the engine falls out."""
+def _steady(seconds: list[tuple[float, float]], *, rows: int) -> dict[str, Any]:
+    """Tokens per second of the second `rows`: what starts, warms and drains the engine falls out."""
     return {
-        "seconds_few_and_all": seconds,
-        "steady_tokens_per_second": [(rows - few) * TOKENS / (many - less) for less, many in seconds],
+        "seconds_rows_and_many": seconds,
+        "steady_tokens_per_second": [(MANY - 1) * rows * TOKENS / (many - less) for less, many in seconds],
     }
 
 
@@ -187,60 +185,71 @@ def transformers(folder: str, rows: int, repeats: int) -> dict[str, Any]:
         return tokens / (time.perf_counter() - began)
 
     run(8, ids[:8])
-    by_size = {size: run(size, ids) for size in (16, 32, 64, 128, 256) if size <= rows}
+    by_size = {size: run(size, ids) for size in (32, 64, 128) if size <= rows}
     best = max(by_size, key=lambda size: by_size[size])
     return {"tokens_per_second": [run(best, ids) for _ in range(repeats)], "batch_size": best, "by_batch_size": by_size}
 
 
 def prefix(folder: str, rows: int, repeats: int) -> dict[str, Any]:
-    """Our vLLM actor: two in-context examples from eight shared sets, against drawn for each question.
-
-    Rationales that stop by themselves, and short ones: the less is written, the more the prompts weigh.
-    """
+    """Our vLLM actor: two in-context examples from eight shared sets, against drawn for each question."""
+    rows //= 2
     teacher = make_teacher(folder, "stopping")
     drawn, longest = write_prompts(folder, "stopping", rows, examples=2)
     shared, longest_shared = write_prompts(folder, "stopping", rows, examples=2, pool=8)
     engine = start_engine(teacher, max(longest, longest_shared), shared_prefixes=True)
-    run_through(engine, drawn[:1])
-    results: dict[str, Any] = {"computed_share": []}
-    for kind, max_tokens in (("natural", MAX_TOKENS), ("short", SHORT_TOKENS)):
-        engine._sampling = teacher.sampling.model_copy(update={"max_tokens": max_tokens})
-        speeds: dict[str, list[float]] = {"pool": [], "drawn": []}
-        for _ in range(repeats):
-            for name, files in (("drawn", drawn), ("pool", shared)):
-                run = run_through(engine, files)
-                speeds[name].append(rows / run["s"])
-            results["computed_share"].append(1 - run["cached"] / run["input"])
-        results |= {f"{kind}_{name}_prompts_per_second": values for name, values in speeds.items()}
-        results[f"{kind}_mean_tokens"] = run["tokens"] / rows
-    return results
+    run_through(engine, drawn)
+    speeds: dict[str, list[float]] = {"pool": [], "drawn": []}
+    computed_share = []
+    for _ in range(repeats):
+        for way, files in (("drawn", drawn), ("pool", shared)):
+            run = run_through(engine, files)
+            speeds[way].append(rows / run["s"])
+        computed_share.append(1 - run["cached"] / run["input"])
+    return {
+        "computed_share": computed_share,
+        "mean_tokens": run["tokens"] / rows,
+        **{f"{way}_prompts_per_second": values for way, values in speeds.items()},
+    }
 
 
 def seq2seq(folder: str, rows: int, repeats: int) -> dict[str, Any]:
-    """Our encoder-decoder actor against the plain way: batches of 8 in file order, padded to the batch's longest."""
+    """Our encoder-decoder actor against the plain way: batches of 8 in file order, padded to the batch's longest.
+
+    Rationales that stop by themselves and, for `forced`, of 64 tokens each.
+    """
     import torch
     from transformers import AutoModelForSeq2SeqLM
 
     from tinyllm_ray.teachers.seq2seq import Seq2SeqEngine
 
     rows //= 4
-    teacher = make_teacher(folder, "t5")
-    files, _ = write_prompts(folder, "t5", rows, examples=2)
-    engine = Seq2SeqEngine(teacher=teacher, model_path=teacher.model, gpu=False, log_file=None)
-    plain = AutoModelForSeq2SeqLM.from_pretrained(teacher.model, dtype=torch.float32).eval()
-    ids = [row for file in files for row in read_column(file, "prompt_ids")]
-    results: dict[str, Any] = {"ours_rows_per_second": [], "fixed_rows_per_second": []}
-    for _ in range(repeats):
-        began = time.perf_counter()
-        for file in files:
-            engine(file_batch(file))
-        results["ours_rows_per_second"].append(rows / (time.perf_counter() - began))
-        began = time.perf_counter()
-        for start in range(0, rows, 8):
-            inputs = engine._tokenizer.pad({"input_ids": ids[start : start + 8]}, return_tensors="pt")
-            with torch.inference_mode():
-                plain.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
-        results["fixed_rows_per_second"].append(rows / (time.perf_counter() - began))
+    results: dict[str, Any] = {}
+    for kind, name in (("", "stopping_t5"), ("forced_", "t5")):
+        teacher = make_teacher(folder, name)
+        files, _ = write_prompts(folder, name, rows, examples=2)
+        engine = Seq2SeqEngine(teacher=teacher, model_path=teacher.model, gpu=False, log_file=None)
+        plain = AutoModelForSeq2SeqLM.from_pretrained(teacher.model, dtype=torch.float32).eval()
+        ids = [row for file in files for row in read_column(file, "prompt_ids")]
+        speeds: dict[str, list[float]] = {"ours": [], "fixed": []}
+        for _ in range(repeats):
+            began = time.perf_counter()
+            tables = [engine(file_batch(file)) for file in files]
+            speeds["ours"].append(rows / (time.perf_counter() - began))
+            results[f"{kind}mean_tokens"] = sum(sum(table["output_tokens"].to_pylist()) for table in tables) / rows
+            began, written = time.perf_counter(), 0
+            for start in range(0, rows, 8):
+                inputs = engine._tokenizer.pad({"input_ids": ids[start : start + 8]}, return_tensors="pt")
+                with torch.inference_mode():
+                    made = plain.generate(
+                        **inputs,
+                        max_new_tokens=teacher.sampling.max_tokens,
+                        do_sample=teacher.sampling.temperature > 0,
+                        top_k=0,
+                    )
+                written += int((made[:, 1:] != 0).sum())
+            speeds["fixed"].append(rows / (time.perf_counter() - began))
+            results[f"{kind}fixed_mean_tokens"] = written / rows
+        results |= {f"{kind}{way}_rows_per_second": values for way, values in speeds.items()}
     return results
 
 

@@ -45,65 +45,81 @@ def make_questions(folder: str, rows: int) -> list[str]:
     return [" ".join([row["question"], *row["choices"]]) for row in table]
 
 
-def make_models(folder: str, texts: list[str], *, mean_tokens: int) -> dict[str, Any]:
-    """`llama` never stops, `stopping` stops by itself after `mean_tokens` in the mean, `t5` never stops."""
+def make_models(folder: str, texts: list[str], *, mean_tokens: dict[str, int]) -> dict[str, Any]:
+    """`llama` and `t5` never stop; those of `mean_tokens` stop by themselves after so many tokens in the mean."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        num_key_value_heads=HEADS,
-        max_position_embeddings=2048,
-        tie_word_embeddings=False,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        bos_token_id=BOS,
-    )
-    llama = LlamaForCausalLM(config)
-    with torch.no_grad():
-        llama.lm_head.weight[:3] = 0
-        llama.save_pretrained(f"{folder}/llama")
-        _stop_after(llama, mean_tokens)
-        llama.save_pretrained(f"{folder}/stopping")
-        t5 = T5ForConditionalGeneration(
-            T5Config(
-                vocab_size=VOCABULARY,
-                d_model=WIDTH,
-                d_kv=WIDTH // HEADS,
-                d_ff=4 * WIDTH,
-                num_layers=LAYERS,
-                num_heads=HEADS,
-                tie_word_embeddings=False,
-                pad_token_id=PAD,
-                eos_token_id=EOS,
-                decoder_start_token_id=PAD,
-            )
-        )
-        t5.lm_head.weight[:3] = 0
-        t5.save_pretrained(f"{folder}/t5")
     tokenizer = _tokenizer(texts)
-    for name in ("llama", "stopping", "t5"):
+    llama, t5 = _llama(), _t5()
+    with torch.no_grad():
+        for name, model in (("llama", llama), ("t5", t5)):
+            model.lm_head.weight[:3] = 0
+            model.save_pretrained(f"{folder}/{name}")
+        source = tokenizer(texts[:16], padding=True, return_tensors="pt")["input_ids"]  # [B, S]
+        for name, mean in mean_tokens.items():
+            model = t5 if name.endswith("t5") else llama
+            _stop_after(model, mean, source)
+            model.save_pretrained(f"{folder}/{name}")
+    for name in ("llama", "t5", *mean_tokens):
         tokenizer.save_pretrained(f"{folder}/{name}")
     return {"parameters": sum(p.numel() for p in llama.parameters()), "prompts": len(texts)}
 
 
-def _stop_after(model: LlamaForCausalLM, mean_tokens: int) -> None:
+def _llama() -> LlamaForCausalLM:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            num_key_value_heads=HEADS,
+            max_position_embeddings=2048,
+            tie_word_embeddings=False,
+            pad_token_id=PAD,
+            eos_token_id=EOS,
+            bos_token_id=BOS,
+        )
+    ).eval()
+
+
+def _t5() -> T5ForConditionalGeneration:
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=VOCABULARY,
+            d_model=WIDTH,
+            d_kv=WIDTH // HEADS,
+            d_ff=4 * WIDTH,
+            num_layers=LAYERS,
+            num_heads=HEADS,
+            tie_word_embeddings=False,
+            pad_token_id=PAD,
+            eos_token_id=EOS,
+            decoder_start_token_id=PAD,
+        )
+    ).eval()
+
+
+def _stop_after(model: Any, mean_tokens: int, source: torch.Tensor) -> None:
     """Give the end token a chance of 1 / mean_tokens at each step of sampling at temperature 1.
 
-    Channel 0 of the residual stream is held at a constant, which the end token's row of the output layer reads as a
-    bias; the other logits of a random model are near zero.
+    Channel 0 of the decoder's residual stream is held at a constant, which the end token's row of the output layer
+    reads as a bias; the other logits are made near zero. `source` [B, S] are token ids to measure it on.
     """
-    model.model.embed_tokens.weight[:, 0] = 1.0
-    for layer in model.model.layers:
-        layer.self_attn.o_proj.weight[0] = 0
-        layer.mlp.down_proj.weight[0] = 0
-    hidden = model.model(torch.randint(3, VOCABULARY, (4, 64))).last_hidden_state  # [B, S, WIDTH]
-    others = VOCABULARY - 3
-    model.lm_head.weight[:, 0] = 0
-    model.lm_head.weight[[PAD, BOS], 0] = -20 / hidden[..., 0].mean()
-    model.lm_head.weight[EOS, 0] = math.log(others / (mean_tokens - 1)) / hidden[..., 0].mean()
+    made = torch.randint(3, VOCABULARY, (len(source), 32))  # [B, T]
+    for name, module in model.named_modules():
+        if name.endswith((".o", ".wo", ".o_proj", ".down_proj")):
+            module.weight[0] = 0
+    embedding, head = model.get_input_embeddings().weight, model.lm_head.weight  # one tensor in T5
+    head[:, 1:] *= 0.02 / head[3:, 1:].std()
+    head[:, 0] = head[EOS] = 0
+    embedding[:, 0] = 1
+    if model.config.is_encoder_decoder:
+        logits = model(input_ids=source, decoder_input_ids=made).logits
+        states = model.decoder(input_ids=made, encoder_hidden_states=model.encoder(input_ids=source)[0])[0]  # [B, T, D]
+    else:
+        logits, states = model(input_ids=made).logits, model.model(input_ids=made)[0]
+    others = logits.logsumexp(-1).mean()
+    head[EOS, 0] = (others - math.log(mean_tokens - 1)) / states[..., 0].mean()
 
 
 def _tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
