@@ -185,7 +185,7 @@ def transformers(folder: str, rows: int, repeats: int) -> dict[str, Any]:
         return tokens / (time.perf_counter() - began)
 
     run(8, ids[:8])
-    by_size = {size: run(size, ids) for size in (32, 64, 128) if size <= rows}
+    by_size = {size: run(size, ids) for size in (8, 16, 32, 64, 128) if size <= rows}
     best = max(by_size, key=lambda size: by_size[size])
     return {"tokens_per_second": [run(best, ids) for _ in range(repeats)], "batch_size": best, "by_batch_size": by_size}
 

@@ -93,7 +93,7 @@ def test_seconds_are_summed_by_stage(data):
 
 
 def test_samples_show_every_teachers_text_with_its_flags(data):
-    assert len(data.samples) == 24
+    assert [sample["question_id"] for sample in data.samples] == [f"q{i}" for i in range(40)]  # no more than 50: all
     first = data.samples[0]
     assert [(text["teacher"], text["flags"]) for text in first["texts"]] == [
         ("llama", ["short", "cut_off"]),

@@ -21,7 +21,7 @@ from tinyllm_ray.rows import SPLITS
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.tracking.read import DatasetRecord, Record, Records
 
-SAMPLES = 24  # questions whose rationales can be browsed
+SAMPLES = 50  # questions whose rationales can be browsed
 CURVE_SEEDS = 3  # runs per variant whose curves are read
 NOT_METHODS = ("search", "final")
 
@@ -212,7 +212,8 @@ def _samples(
         missing.append(f"the training questions: {error}")
         return []
     known = [row for row in questions if any(row["question_id"] in teacher.rationales for teacher in teachers)]
-    return [_sample(row, teachers) for row in known[:: max(1, len(known) // SAMPLES)][:SAMPLES]]
+    count = min(SAMPLES, len(known))
+    return [_sample(known[i * len(known) // count], teachers) for i in range(count)]
 
 
 def _sample(question: Mapping[str, Any], teachers: Sequence[TeacherText]) -> dict[str, Any]:
