@@ -30,7 +30,7 @@ MANY = 2  # the steady rate is that of the second `rows` of twice as many
 
 
 def models(folder: str, rows: int, repeats: int) -> dict[str, Any]:
-    """The question file and the three teachers of the other ways."""
+    """The question file and the teachers of the other ways."""
     from throughput_models import make_models, make_questions
 
     texts = make_questions(folder, MANY * rows)
