@@ -88,9 +88,11 @@ def _generate(folder: str, rows: int, repeats: int, *, engines: int) -> dict[str
                 output_dir=f"{folder}/ours-{os.getpid()}-{repeat}-{count}",
                 questions=question_files(folder, count),
             )["llama"]
+            job_s = time.perf_counter() - began
+            assert report.generated + sum(report.failed.values()) == count, report
             working.append(report.output_tokens / report.tokens_per_second)
             if count == rows:
-                results["job_s"].append(time.perf_counter() - began)
+                results["job_s"].append(job_s)
                 results["engine_start_s"].append(report.engine_start_s)
                 results["reported_tokens_per_second"].append(report.tokens_per_second)
         seconds.append((working[0], working[1]))
