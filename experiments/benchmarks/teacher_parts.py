@@ -9,7 +9,8 @@ from typing import Any
 CORES = os.cpu_count() or 1
 TOKENS = 64  # of a forced rationale
 MAX_TOKENS = 128  # of one that stops by itself
-MEAN_TOKENS = {"stopping": 23, "stopping_t5": 23}  # as FLAN-T5's published ones on OBQA; LLaMA-2's are mostly cut off
+SHORT, LONG = 23, 42  # mean tokens of those; FLAN-T5's published ones on OBQA have 23, LLaMA-2's far more
+MEAN_TOKENS = {"stopping": SHORT, "stopping_long": LONG, "stopping_t5": SHORT, "stopping_long_t5": LONG}
 
 
 def run_through(engine: Any, files: list[str]) -> dict[str, float]:

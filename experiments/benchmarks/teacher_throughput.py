@@ -3,8 +3,9 @@
     python experiments/benchmarks/teacher_throughput.py --json
     python experiments/benchmarks/teacher_throughput.py --rows 256 --parts steady prefix
 
-Every way runs in a process of its own on the same cores. The teachers have random weights, made here: what is measured
-is the machinery. Prompts are those of OpenBookQA where the reference data is (TINYLLM_REFERENCE_DATA), else generated.
+Every way runs in a process of its own; both ways of a ratio have the same cores. The teachers have random weights, made
+here: what is measured is the machinery. Prompts are those of OpenBookQA where the reference data is
+(TINYLLM_REFERENCE_DATA), else generated.
 """
 
 import argparse
@@ -27,6 +28,7 @@ PARTS = {  # part -> the ways it needs
     "prefix": ("prefix",),
     "seq2seq": ("seq2seq",),
 }
+ONE_CORE = ("prefix",)
 IN_TURN = ("raw_vllm", "ours", "ours_one_engine", "ray_data_llm")
 
 
@@ -36,7 +38,7 @@ def main() -> None:
         "--rows",
         type=int,
         default=2048,
-        help="rows; half with example sets, a quarter against transformers and for seq2seq",
+        help="rows; half with example sets, a quarter against transformers, an eighth for seq2seq",
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -75,7 +77,12 @@ def _run(way: str, folder: str, rows: int, repeats: int) -> dict:
     """One way in its own process; what it measured is the last line that it prints."""
     script = Path(__file__).with_name("teacher_ways.py")
     command = [sys.executable, str(script), way, folder, str(rows), str(repeats)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(CORES), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    threads = 1 if way in ONE_CORE else CORES
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{way} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -99,11 +106,18 @@ def _ratios(results: dict[str, dict]) -> dict[str, float | None]:
         "job_vs_ray_data_llm": ratio(("ours", "job_s"), ("ray_data_llm", "job_s")),
         "vs_transformers": ratio(("vllm_natural", "tokens_per_second"), ("transformers", "tokens_per_second")),
         "prefill_computed_share": prefix and round(statistics.median(prefix["computed_share"]), 3),
-        "prefix_speedup": ratio(("prefix", "pool_prompts_per_second"), ("prefix", "drawn_prompts_per_second")),
-        "seq2seq_vs_fixed": ratio(("seq2seq", "ours_rows_per_second"), ("seq2seq", "fixed_rows_per_second")),
-        "seq2seq_vs_fixed_forced": ratio(
-            ("seq2seq", "forced_ours_rows_per_second"), ("seq2seq", "forced_fixed_rows_per_second")
-        ),
+        **{
+            f"prefix_speedup{suffix}": ratio(
+                ("prefix", f"{kind}pool_prompts_per_second"), ("prefix", f"{kind}drawn_prompts_per_second")
+            )
+            for kind, suffix in (("", ""), ("long_", "_long"))
+        },
+        **{
+            f"seq2seq_vs_fixed{suffix}": ratio(
+                ("seq2seq", f"{kind}ours_rows_per_second"), ("seq2seq", f"{kind}fixed_rows_per_second")
+            )
+            for kind, suffix in (("", ""), ("long_", "_long"), ("forced_", "_forced"))
+        },
     }
 
 

@@ -193,40 +193,41 @@ def transformers(folder: str, rows: int, repeats: int) -> dict[str, Any]:
 
 
 def prefix(folder: str, rows: int, repeats: int) -> dict[str, Any]:
-    """Our vLLM actor: two in-context examples from eight shared sets, against drawn for each question."""
+    """Our vLLM actor on one core, as where each core has its engine: two in-context examples from eight shared sets,
+    against drawn for each question.
+
+    Rationales stop by themselves, after 23 tokens in the mean and, for `long`, after 42.
+    """
     rows //= 2
-    teacher = make_teacher(folder, "stopping")
     drawn, longest = write_prompts(folder, "stopping", rows, examples=2)
     shared, longest_shared = write_prompts(folder, "stopping", rows, examples=2, pool=8)
-    engine = start_engine(teacher, max(longest, longest_shared), shared_prefixes=True)
-    run_through(engine, drawn)
-    speeds: dict[str, list[float]] = {"pool": [], "drawn": []}
-    computed_share = []
-    for _ in range(repeats):
-        for way, files in (("drawn", drawn), ("pool", shared)):
-            run = run_through(engine, files)
-            speeds[way].append(rows / run["s"])
-        computed_share.append(1 - run["cached"] / run["input"])
-    return {
-        "computed_share": computed_share,
-        "mean_tokens": run["tokens"] / rows,
-        **{f"{way}_prompts_per_second": values for way, values in speeds.items()},
-    }
+    results: dict[str, list[float]] = {}
+    for kind, name in (("", "stopping"), ("long_", "stopping_long")):
+        teacher = make_teacher(folder, name)
+        engine = start_engine(teacher, max(longest, longest_shared), shared_prefixes=True)
+        run_through(engine, drawn)
+        for _ in range(repeats):
+            for way, files in (("drawn", drawn), ("pool", shared)):
+                run = run_through(engine, files)
+                results.setdefault(f"{kind}{way}_prompts_per_second", []).append(rows / run["s"])
+                results.setdefault(f"{kind}{way}_mean_tokens", []).append(run["tokens"] / rows)
+            results.setdefault(f"{kind}computed_share", []).append(1 - run["cached"] / run["input"])
+    return results
 
 
 def seq2seq(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     """Our encoder-decoder actor against the plain way: batches of 8 in file order, padded to the batch's longest.
 
-    Rationales that stop by themselves and, for `forced`, of 64 tokens each.
+    Rationales stop by themselves, after 23 tokens in the mean and, for `long`, after 42; `forced` ones all have 64.
     """
     import torch
     from transformers import AutoModelForSeq2SeqLM
 
     from tinyllm_ray.teachers.seq2seq import Seq2SeqEngine
 
-    rows //= 4
+    rows //= 8
     results: dict[str, Any] = {}
-    for kind, name in (("", "stopping_t5"), ("forced_", "t5")):
+    for kind, name in (("", "stopping_t5"), ("long_", "stopping_long_t5"), ("forced_", "t5")):
         teacher = make_teacher(folder, name)
         files, _ = write_prompts(folder, name, rows, examples=2)
         engine = Seq2SeqEngine(teacher=teacher, model_path=teacher.model, gpu=False, log_file=None)
