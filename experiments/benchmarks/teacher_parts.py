@@ -62,8 +62,10 @@ def write_prompts(
     return pending.files, pending.longest_prompt
 
 
-def make_experiment(teacher: Any, *, examples: int, pool: int | None = None, engines: int = 1) -> Any:
-    """All cores, shared out among one teacher's engines."""
+def make_experiment(
+    teacher: Any, *, examples: int, pool: int | None = None, engines: int = 1, cores: int = CORES
+) -> Any:
+    """`cores` are shared out among one teacher's engines."""
     from tinyllm_ray.config import validate
 
     return validate(
@@ -73,7 +75,7 @@ def make_experiment(teacher: Any, *, examples: int, pool: int | None = None, eng
             "student": {"model": "none"},
             "prompts": {"in_context": {"examples": examples, "pool": pool}, "rationale_splits": ["train"]},
             "teachers": [teacher.model_dump()],
-            "pools": {"teacher": {"workers": engines, "cpus_per_worker": CORES // engines}},
+            "pools": {"teacher": {"workers": engines, "cpus_per_worker": cores // engines}},
         }
     )
 

@@ -23,13 +23,14 @@ CORES = os.cpu_count() or 1
 PARTS = {  # part -> the ways it needs
     "steady": ("raw_vllm", "ours"),
     "one_engine": ("raw_vllm", "ours_one_engine"),
+    "one_core": ("raw_vllm_one_core", "ours_one_core"),
     "job": ("ours", "ray_data_llm"),
     "transformers": ("vllm_natural", "transformers"),
     "prefix": ("prefix",),
     "seq2seq": ("seq2seq",),
 }
-ONE_CORE = ("prefix",)
-IN_TURN = ("raw_vllm", "ours", "ours_one_engine", "ray_data_llm")
+ONE_CORE = ("raw_vllm_one_core", "ours_one_core", "prefix")
+IN_TURN = ("raw_vllm", "raw_vllm_one_core", "ours", "ours_one_engine", "ours_one_core", "ray_data_llm")
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
         "--rows",
         type=int,
         default=2048,
-        help="rows; half with example sets, a quarter against transformers, an eighth for seq2seq",
+        help="rows; half with example sets and on one core, a quarter against transformers, an eighth for seq2seq",
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -102,6 +103,9 @@ def _ratios(results: dict[str, dict]) -> dict[str, float | None]:
         "steady_vs_raw": ratio(("ours", "steady_tokens_per_second"), ("raw_vllm", "steady_tokens_per_second")),
         "steady_vs_raw_one_engine": ratio(
             ("ours_one_engine", "steady_tokens_per_second"), ("raw_vllm", "steady_tokens_per_second")
+        ),
+        "steady_vs_raw_one_core": ratio(
+            ("ours_one_core", "steady_tokens_per_second"), ("raw_vllm_one_core", "steady_tokens_per_second")
         ),
         "job_vs_ray_data_llm": ratio(("ours", "job_s"), ("ray_data_llm", "job_s")),
         "vs_transformers": ratio(("vllm_natural", "tokens_per_second"), ("transformers", "tokens_per_second")),

@@ -71,7 +71,17 @@ def ours_one_engine(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     return _generate(folder, rows, repeats, engines=1)
 
 
-def _generate(folder: str, rows: int, repeats: int, *, engines: int) -> dict[str, Any]:
+def raw_vllm_one_core(folder: str, rows: int, repeats: int) -> dict[str, Any]:
+    """`raw_vllm` with one thread."""
+    return raw_vllm(folder, rows // 2, repeats)
+
+
+def ours_one_core(folder: str, rows: int, repeats: int) -> dict[str, Any]:
+    """One engine of one thread; where there is another core, Ray's own processes have it."""
+    return _generate(folder, rows // 2, repeats, engines=1, cores=1)
+
+
+def _generate(folder: str, rows: int, repeats: int, *, engines: int, cores: int = CORES) -> dict[str, Any]:
     """Seconds of `_steady` count from the first engine's readiness on."""
     from tinyllm_ray.teachers.rationales import generate
 
@@ -84,7 +94,7 @@ def _generate(folder: str, rows: int, repeats: int, *, engines: int) -> dict[str
         for count in (rows, MANY * rows):
             began = time.perf_counter()
             report = generate(
-                make_experiment(make_teacher(folder, "llama"), examples=0, engines=engines),
+                make_experiment(make_teacher(folder, "llama"), examples=0, engines=engines, cores=cores),
                 output_dir=f"{folder}/ours-{os.getpid()}-{repeat}-{count}",
                 questions=question_files(folder, count),
             )["llama"]
@@ -258,7 +268,19 @@ def seq2seq(folder: str, rows: int, repeats: int) -> dict[str, Any]:
 
 WAYS = {
     way.__name__: way
-    for way in (models, raw_vllm, ours, ours_one_engine, ray_data_llm, vllm_natural, transformers, prefix, seq2seq)
+    for way in (
+        models,
+        raw_vllm,
+        raw_vllm_one_core,
+        ours,
+        ours_one_engine,
+        ours_one_core,
+        ray_data_llm,
+        vllm_natural,
+        transformers,
+        prefix,
+        seq2seq,
+    )
 }
 
 if __name__ == "__main__":
