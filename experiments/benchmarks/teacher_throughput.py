@@ -3,9 +3,9 @@
     python experiments/benchmarks/teacher_throughput.py --json
     python experiments/benchmarks/teacher_throughput.py --rows 256 --parts steady prefix
 
-Every way runs in a process of its own; both ways of a ratio have the same cores. The teachers have random weights, made
-here: what is measured is the machinery. Prompts are those of OpenBookQA where the reference data is
-(TINYLLM_REFERENCE_DATA), else generated.
+Every way runs in a process of its own. The engines of a ratio's two ways have as many threads, save in `steady`, where
+ours is an engine on each core. The teachers have random weights, made here: what is measured is the machinery. Prompts
+are those of OpenBookQA where the reference data is (TINYLLM_REFERENCE_DATA), else generated.
 """
 
 import argparse
