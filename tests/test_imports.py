@@ -7,8 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "tinyllm_ray"
 BASE = {"config", "schema", "rows", "storage", "redact"}
-GROUPS = {"data", "teachers", "student", "miniature"}
-TOP = {"cli", "pipeline", "search", "report"}
+GROUPS = {"tasks", "data", "teachers", "student", "miniature"}
+TOP = {"cli", "pipeline", "tuning", "report"}
 
 
 def modules() -> dict[str, set[str]]:
@@ -75,21 +75,28 @@ def test_the_config_loads_without_the_heavy_libraries(name: str) -> None:
     assert not third_party(name) & {"torch", "ray", "vllm", "transformers", "mlflow"}
 
 
-def test_data_imports_only_the_base() -> None:
-    assert imported_groups("data") <= BASE | {"data"}
+def test_data_imports_only_the_base_and_the_tasks() -> None:
+    assert imported_groups("data") <= BASE | {"data", "tasks"}
+
+
+def test_tasks_import_only_the_base() -> None:
+    assert imported_groups("tasks") <= BASE | {"tasks"}
 
 
 def test_teachers_import_data_and_the_cluster_but_never_the_student() -> None:
-    assert imported_groups("teachers") <= BASE | {"teachers", "data", "cluster"}
+    assert imported_groups("teachers") <= BASE | {"teachers", "data", "tasks", "cluster"}
 
 
 def test_the_student_imports_data_but_never_a_teacher() -> None:
-    assert imported_groups("student") <= BASE | {"student", "data", "cluster"}
+    assert imported_groups("student") <= BASE | {"student", "data", "tasks", "cluster"}
 
 
-@pytest.mark.parametrize("name", members("cluster", "tracking"))
-def test_cluster_and_tracking_import_only_the_base(name: str) -> None:
-    assert {group(imported) for imported in own(name)} <= BASE | {group(name)}
+def test_the_cluster_imports_only_the_base_and_where_the_tracking_store_is() -> None:
+    assert imported_groups("cluster") <= BASE | {"cluster", "tracking"}
+
+
+def test_tracking_imports_the_data_and_the_student_that_it_registers() -> None:
+    assert imported_groups("tracking") <= BASE | {"tracking", "data", "tasks", "student"}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if group(name) not in {"cli", "jobs"}])
@@ -102,8 +109,8 @@ def test_what_lies_below_imports_nothing_above(name: str) -> None:
     assert not {group(imported) for imported in own(name)} & TOP
 
 
-@pytest.mark.parametrize("name", members("search", "report"))
-def test_search_and_report_do_not_import_the_pipeline(name: str) -> None:
+@pytest.mark.parametrize("name", members("tuning", "report"))
+def test_tuning_and_report_do_not_import_the_pipeline(name: str) -> None:
     assert not {group(imported) for imported in own(name)} & {"pipeline", "cli"}
 
 
@@ -111,7 +118,7 @@ def test_only_tracking_imports_mlflow() -> None:
     assert {group(name) for name in MODULES if "mlflow" in third_party(name)} == {"tracking"}
 
 
-@pytest.mark.parametrize("name", ["data.prompts", "data.answers", "data.formats", "student.loss", "data.quality"])
+@pytest.mark.parametrize("name", ["data.prompts", "tasks.choice", "data.formats", "student.objective", "data.quality"])
 def test_pure_modules_import_neither_ray_nor_mlflow(name: str) -> None:
     assert not third_party(name) & {"ray", "mlflow"}
 

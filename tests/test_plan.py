@@ -2,8 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
-from small_experiment import write_experiment
-from tiny_teachers import save_llama
+from support.small_experiment import write_experiment
+from support.tiny_teachers import save_llama
 from transformers import AutoTokenizer
 
 from tinyllm_ray.config import load_experiment

@@ -174,7 +174,7 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Run the pipeline as a job on a cluster and follow it."""
-    from tinyllm_ray.submit import submit as submit_job
+    from tinyllm_ray.cluster.submit import submit as submit_job
 
     load_experiment(experiment, overrides or [])
     result = submit_job(experiment, overrides or [], address=address)

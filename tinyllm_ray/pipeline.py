@@ -12,13 +12,14 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from tinyllm_ray import cluster, storage
-from tinyllm_ray.capacity import POOLS, check_capacity, watch_pending
+from tinyllm_ray import storage
+from tinyllm_ray.cluster import connect
+from tinyllm_ray.cluster.capacity import POOLS, check_capacity, watch_pending
 from tinyllm_ray.config import UserError, digest, output_dir, public
 from tinyllm_ray.data import store
 from tinyllm_ray.data.questions import QuestionFile, prepare_questions
-from tinyllm_ray.methods import ablation, apply_method, comparison
 from tinyllm_ray.schema import Experiment
+from tinyllm_ray.tuning.methods import ablation, apply_method, comparison
 
 console = Console(stderr=True, highlight=False)
 
@@ -32,9 +33,9 @@ class Pipeline:
     def __init__(self, experiment: Experiment, *, pools: Collection[str] = POOLS):
         self.experiment = experiment
         self.dir = output_dir(experiment)
-        cluster.check_output(self.dir, given=experiment.output.dir)
-        self.connection = cluster.connect(experiment.pools, log_dir=storage.join(self.dir, "logs"))
-        cluster.check_visible(self.dir)
+        connect.check_output(self.dir, given=experiment.output.dir)
+        self.connection = connect.connect(experiment.pools, log_dir=storage.join(self.dir, "logs"))
+        connect.check_visible(self.dir)
         for line in check_capacity(experiment, pools):
             console.print(line)
         watch_pending(experiment.pools, say=functools.partial(console.print, soft_wrap=True))
@@ -46,7 +47,7 @@ class Pipeline:
 
     def generate(self) -> dict[str, Any]:
         """Every teacher's rationales for what is not in its store yet; reports by teacher."""
-        from tinyllm_ray.teachers.rationales import generate
+        from tinyllm_ray.teachers.pipeline import generate
 
         reports = generate(self.experiment, output_dir=self.dir, questions=self.questions)
         self.generated = {name: asdict(report) for name, report in reports.items()}
@@ -67,7 +68,7 @@ class Pipeline:
 
     def train(self) -> dict[str, Any]:
         """The experiment's own method, once per seed, on every rank of the student pool; test is scored."""
-        from tinyllm_ray.trials import Planned, run_on_pool
+        from tinyllm_ray.tuning.trials import Planned, run_on_pool
 
         experiment = apply_method(self.experiment)
         variant = experiment.training.method.replace(":", "_")
@@ -78,7 +79,7 @@ class Pipeline:
 
     def tune(self) -> dict[str, Any]:
         """Search on validation; train the winner again over search.final_seeds and score it once on test."""
-        from tinyllm_ray.search import run_search
+        from tinyllm_ray.tuning.search import run_search
 
         with self._tracker() as tracker:
             ends = run_search(self.experiment, self.inputs(), tracker=tracker)
@@ -130,7 +131,7 @@ class Pipeline:
         return files
 
     def _stores(self) -> dict[str, str]:
-        from tinyllm_ray.teachers.rationales import rationale_store
+        from tinyllm_ray.teachers.pipeline import rationale_store
 
         names = [teacher.name for teacher in self.experiment.teachers]
         stores = {name: rationale_store(self.experiment, name, output_dir=self.dir) for name in names}
@@ -146,7 +147,7 @@ class Pipeline:
         return stores
 
     def inputs(self) -> Any:
-        from tinyllm_ray.trials import Inputs
+        from tinyllm_ray.tuning.trials import Inputs
 
         for split in ("train", "validation"):
             if split not in self.questions:
@@ -171,14 +172,14 @@ class Pipeline:
         return str(manifest["revision"]) if "revision" in manifest else "imported"
 
     def _methods(self, variants: dict[str, Experiment], *, title: str) -> dict[str, Any]:
-        from tinyllm_ray.trials import Planned, run_planned
+        from tinyllm_ray.tuning.trials import Planned, run_planned
 
         seeds = self.experiment.seeds
         plans = [Planned(name, variant, seed, score_test=True) for name, variant in variants.items() for seed in seeds]
         with self._tracker() as tracker:
             results = run_planned(plans, self.inputs(), tracker=tracker, title=title)
             methods = self._scores(variants, results)
-            tracker.summarise(
+            tracker.summarize(
                 {f"test/accuracy/{name}": scores["mean"] for name, scores in methods.items()}, tags={}, artifacts=[]
             )
         return methods
@@ -198,9 +199,9 @@ class Pipeline:
         return methods
 
     def _train_winner(self, best: dict[str, Any], tracker: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        from tinyllm_ray.champion import log_champion
-        from tinyllm_ray.search import apply_sample
-        from tinyllm_ray.trials import Planned, run_on_pool
+        from tinyllm_ray.tracking.champion import log_champion
+        from tinyllm_ray.tuning.search import apply_sample
+        from tinyllm_ray.tuning.trials import Planned, run_on_pool
 
         winner = apply_sample(self.experiment, best["overrides"])
         seeds = self.experiment.search.final_seeds

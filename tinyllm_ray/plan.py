@@ -6,15 +6,15 @@ In: an Experiment. Out: lines for people, numbers for programs.
 from typing import Any
 
 from tinyllm_ray import storage
-from tinyllm_ray.capacity import check_capacity
+from tinyllm_ray.cluster.capacity import check_capacity
 from tinyllm_ray.config import UserError, output_dir
 from tinyllm_ray.data import store
 from tinyllm_ray.data.questions import QuestionFile, prepare_questions, read_questions
-from tinyllm_ray.methods import comparison
 from tinyllm_ray.schema import Experiment
-from tinyllm_ray.teachers.engines import choose_engine
+from tinyllm_ray.teachers.engines.registry import choose_engine
 from tinyllm_ray.teachers.pending import prompt_of, read_candidates
-from tinyllm_ray.teachers.rationales import rationale_store
+from tinyllm_ray.teachers.pipeline import rationale_store
+from tinyllm_ray.tuning.methods import comparison
 
 
 def make_plan(experiment: Experiment) -> dict[str, Any]:

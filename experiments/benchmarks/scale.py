@@ -48,10 +48,10 @@ def main() -> None:
 
 def measure(rows: int) -> dict[str, Any]:
     """Every stage once, for one size."""
-    from tinyllm_ray import cluster
+    from tinyllm_ray.cluster import connect
     from tinyllm_ray.config import validate
     from tinyllm_ray.data.questions import prepare_questions
-    from tinyllm_ray.teachers import rationales
+    from tinyllm_ray.teachers import pipeline as rationales
 
     seconds: dict[str, float] = {}
     memory: dict[str, float] = {}
@@ -62,7 +62,7 @@ def measure(rows: int) -> dict[str, Any]:
         (Path(folder) / "teacher").mkdir()
         (Path(folder) / "teacher" / "config.json").write_text('{"model_type": "llama"}')
         (Path(folder) / "teacher" / "model.safetensors").write_bytes(b"")
-        cluster.connect(experiment.pools, log_dir=f"{folder}/logs")
+        connect.connect(experiment.pools, log_dir=f"{folder}/logs")
         with watch("read"):
             questions = prepare_questions(experiment.dataset, output_dir=folder)
         rationales.choose_engine = _free_engine
@@ -108,7 +108,7 @@ class FreeTeacher:
     """An actor with an engine's columns in and out that writes one sentence for every prompt."""
 
     def __call__(self, files: Any) -> Any:
-        from tinyllm_ray.teachers.batches import add_outcomes, outcome, read_prompts
+        from tinyllm_ray.teachers.engines.base import add_outcomes, outcome, read_prompts
 
         prompts = read_prompts(files)
         text = "Things of this kind are mostly so, as everyone who has seen one knows. Thus, the answer is (a)."
@@ -119,8 +119,8 @@ class FreeTeacher:
 def _free_engine(teacher: Any, *, pool: Any, prompts: Any, output_dir: str) -> Any:
     import ray.data
 
-    from tinyllm_ray.cluster import actor_options
-    from tinyllm_ray.teachers.engines import Engine
+    from tinyllm_ray.cluster.connect import actor_options
+    from tinyllm_ray.teachers.engines.registry import Engine
 
     def start(files: ray.data.Dataset, longest_prompt: int) -> ray.data.Dataset:
         actors = ray.data.ActorPoolStrategy(size=pool.workers)

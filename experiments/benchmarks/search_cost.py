@@ -17,12 +17,13 @@ import time
 from importlib.metadata import version
 from typing import Any
 
-from tinyllm_ray import cluster, storage
+from tinyllm_ray import storage
+from tinyllm_ray.cluster import pools
 from tinyllm_ray.config import load_experiment, with_overrides
 from tinyllm_ray.pipeline import Pipeline
 from tinyllm_ray.schema import Experiment
-from tinyllm_ray.search import run_search
 from tinyllm_ray.tracking import Tracker
+from tinyllm_ray.tuning.search import run_search
 
 SPACE = {
     "loss.label_weight": {"uniform": [0.5, 2.0]},
@@ -109,7 +110,7 @@ def measure(pipeline: Pipeline, experiment: Experiment, scheduler: str) -> dict[
 
 def overhead_s(full: dict[str, Any], experiment: Experiment) -> float:
     """Worker seconds held by the search, less those inside training loops, by trial."""
-    at_once = cluster.concurrent_trials(experiment.pools.student, experiment.search.ranks_per_trial)
+    at_once = pools.concurrent_trials(experiment.pools.student, experiment.search.ranks_per_trial)
     trials = len(full["training_s"])
     return (full["wall_s"] * min(at_once, trials) - sum(full["training_s"])) / trials
 

@@ -71,7 +71,7 @@ def ranking_of_questions(model: Any) -> dict[str, Any]:
     import torch
 
     from tinyllm_ray.data.questions import read_questions
-    from tinyllm_ray.data.tokenise import StudentTokenizer
+    from tinyllm_ray.data.tokenizer import StudentTokenizer
     from tinyllm_ray.student.evaluate import Reader, choice_scores
     from tinyllm_ray.student.model import prepare_tokenizer
 
@@ -117,13 +117,13 @@ def wrapper_overhead() -> dict[str, Any]:
     """Step time under Ray Train with reports, checkpoints and MLflow over that of the bare loop, less one; medians."""
     import ray
 
-    from tinyllm_ray import cluster
+    from tinyllm_ray.cluster import connect
 
     with tempfile.TemporaryDirectory(prefix="student-step-") as folder:
         _make(folder, 512)
         experiment, files = _generated(folder)
         os.makedirs(f"{folder}/logs")
-        cluster.connect(experiment.pools, log_dir=f"{folder}/logs")
+        connect.connect(experiment.pools, log_dir=f"{folder}/logs")
         pairs = [(_bare(folder, files), _wrapped(folder, files, number)) for number in range(3)]
         ray.shutdown()
     ratios = [wrapped / bare - 1 for bare, wrapped in pairs]
@@ -148,7 +148,7 @@ def run_bare(folder: str) -> None:
     import torch
 
     from tinyllm_ray.data.features import build_features, open_features
-    from tinyllm_ray.student.loop import Hooks, make_optimiser, train
+    from tinyllm_ray.student.loop import Hooks, make_optimizer, train
     from tinyllm_ray.student.model import load_student, prepare_tokenizer
 
     torch.set_num_threads(1)
@@ -157,10 +157,10 @@ def run_bare(folder: str) -> None:
     features = open_features(build_features(experiment, tokenizer_folder=tokenizer, **files), "train")
     model, _ = load_student(experiment.student, tokenizer_folder=tokenizer, seed=0)
     stamps: dict[int, float] = {}
-    hooks = Hooks(on_log=lambda step, values: stamps.update({step: time.time()}), on_step=lambda step, optimiser: None)
-    optimiser = make_optimiser(model, experiment.training)
+    hooks = Hooks(on_log=lambda step, values: stamps.update({step: time.time()}), on_step=lambda step, optimizer: None)
+    optimizer = make_optimizer(model, experiment.training)
     settings = {"training": experiment.training, "weights": [1.0, 1.0, 1.0], "seed": 0, "dtype": "float32"}
-    train(model, features, optimiser=optimiser, first_step=0, hooks=hooks, **settings)
+    train(model, features, optimizer=optimizer, first_step=0, hooks=hooks, **settings)
     print(stamps[STEPS] - stamps[EVERY])
 
 
@@ -169,7 +169,7 @@ def _wrapped(folder: str, files: dict[str, Any], number: int) -> float:
     from tinyllm_ray import storage
     from tinyllm_ray.student.train import run_trial_ddp
     from tinyllm_ray.tracking.tracker import Tracker
-    from tinyllm_ray.trials import Inputs, Planned, make_trial
+    from tinyllm_ray.tuning.trials import Inputs, Planned, make_trial
 
     experiment, _ = _generated(folder)
     planned = Planned(variant=f"bench{number}", experiment=experiment, seed=0, score_test=False)

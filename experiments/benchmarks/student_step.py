@@ -30,8 +30,8 @@ import transformers
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from tinyllm_ray.data.arrays import Features  # noqa: E402
-from tinyllm_ray.student.loop import make_optimiser, new_totals, step_examples, step_gradients  # noqa: E402
-from tinyllm_ray.student.loss import StudentLoss  # noqa: E402
+from tinyllm_ray.student.loop import make_optimizer, new_totals, step_examples, step_gradients  # noqa: E402
+from tinyllm_ray.student.objective import StudentLoss  # noqa: E402
 
 SHAPES = {
     "flan-t5-small": {"d_model": 512, "d_ff": 1024, "num_layers": 8, "num_heads": 6},
@@ -189,7 +189,7 @@ def padded(lists: list[np.ndarray], fill: int, longest: int) -> torch.Tensor:
 
 
 def rank_speedup(features: Features, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One process against two, one thread each, on the same batches of four micro-batches, optimiser included."""
+    """One process against two, one thread each, on the same batches of four micro-batches, optimizer included."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("tokens", "examples", "question_ids"):
             np.save(f"{folder}/{name}.npy", getattr(features, name))
@@ -217,7 +217,7 @@ def _seconds_of_ranks(job: dict[str, Any], ranks: int) -> list[float]:
 
 
 def run_rank(job: dict[str, Any]) -> None:
-    """Seconds of each step, with gradients averaged over the ranks and the optimiser's step."""
+    """Seconds of each step, with gradients averaged over the ranks and the optimizer's step."""
     import torch.distributed as dist
 
     torch.set_num_threads(1)
@@ -228,7 +228,7 @@ def run_rank(job: dict[str, Any]) -> None:
     }
     features = Features(**arrays, tasks=job["tasks"])
     model, settings = make_student(job["shape"]), training(job["batch_size"])
-    optimiser = make_optimiser(model, settings)
+    optimizer = make_optimizer(model, settings)
     module: torch.nn.Module = StudentLoss(model)
     if job["ranks"] > 1:
         module = torch.nn.parallel.DistributedDataParallel(
@@ -241,8 +241,8 @@ def run_rank(job: dict[str, Any]) -> None:
         indices = step_examples(features, step, training=settings, weights=WEIGHTS, seed=0)
         totals = new_totals(features, torch.device("cpu"))
         step_gradients(module, features, indices, training=settings, weights=WEIGHTS, dtype="float32", totals=totals)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         dist.barrier()
         seconds.append(time.perf_counter() - started)
     dist.destroy_process_group()
@@ -253,15 +253,15 @@ def on_gpu(arguments: argparse.Namespace) -> dict[str, Any]:
     """Rows and tokens per second, memory and share of the peak, in bfloat16."""
     settings = training(arguments.batch_size or 128, arguments.micro_batch_tokens)
     features, model = drawn_features(4096), make_student(arguments.shape).cuda()
-    optimiser, module = make_optimiser(model, settings), StudentLoss(model)
+    optimizer, module = make_optimizer(model, settings), StudentLoss(model)
     seconds, rates, tokens, work = [], [], 0, 0.0
     for step in range(arguments.repeats + 2):
         indices = step_examples(features, step, training=settings, weights=WEIGHTS, seed=0)
         totals = new_totals(features, torch.device("cuda"))
         started = time.perf_counter()
         step_gradients(module, features, indices, training=settings, weights=WEIGHTS, dtype="bfloat16", totals=totals)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         torch.cuda.synchronize()
         if step > 1:  # two warm up
             seconds.append(time.perf_counter() - started)

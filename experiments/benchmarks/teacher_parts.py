@@ -25,14 +25,14 @@ def run_through(engine: Any, files: list[str]) -> dict[str, float]:
 
 
 def start_engine(teacher: Any, longest: int, *, shared_prefixes: bool = False) -> Any:
-    from tinyllm_ray.teachers.vllm import VllmEngine
+    from tinyllm_ray.teachers.engines.vllm import VllmEngine
 
     kwargs = settings_of(teacher, longest, shared_prefixes=shared_prefixes)
     return VllmEngine(engine_kwargs=kwargs, sampling=teacher.sampling, row_seeds=False, adapter=None, log_file=None)
 
 
 def settings_of(teacher: Any, longest: int, *, shared_prefixes: bool = False) -> dict[str, Any]:
-    from tinyllm_ray.teachers.vllm import engine_kwargs
+    from tinyllm_ray.teachers.engines.vllm import engine_kwargs
 
     longest += teacher.sampling.max_tokens
     return engine_kwargs(teacher, teacher.model, longest, gpu=False, shared_prefixes=shared_prefixes)
@@ -43,7 +43,7 @@ def write_prompts(
 ) -> tuple[list[str], int]:
     """Prompt files as `generate` writes them, and the longest prompt in tokens."""
     from tinyllm_ray.schema import Prompts
-    from tinyllm_ray.teachers.engines import choose_engine
+    from tinyllm_ray.teachers.engines.registry import choose_engine
     from tinyllm_ray.teachers.pending import Target, read_candidates, write_pending
 
     questions, teacher = question_files(folder, rows), make_teacher(folder, name)

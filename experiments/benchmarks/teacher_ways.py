@@ -41,7 +41,7 @@ def raw_vllm(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     """`vllm.LLM` with all prompts at once; the first pass only warms up."""
     files, longest = write_prompts(folder, "llama", MANY * rows, examples=0)
     ids = [row for file in files for row in read_column(file, "prompt_ids")]
-    from tinyllm_ray.teachers.vllm import sampling_params, set_environment
+    from tinyllm_ray.teachers.engines.vllm import sampling_params, set_environment
 
     set_environment()
     from vllm import LLM
@@ -83,7 +83,7 @@ def ours_one_core(folder: str, rows: int, repeats: int) -> dict[str, Any]:
 
 def _generate(folder: str, rows: int, repeats: int, *, engines: int, cores: int = CORES) -> dict[str, Any]:
     """Seconds of `_steady` count from the first engine's readiness on."""
-    from tinyllm_ray.teachers.rationales import generate
+    from tinyllm_ray.teachers.pipeline import generate
 
     os.environ.pop("OMP_NUM_THREADS")  # Ray gives an actor as many threads as it asks for CPUs
     start_ray()
@@ -122,7 +122,7 @@ def ray_data_llm(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    from tinyllm_ray.teachers.vllm import set_environment
+    from tinyllm_ray.teachers.engines.vllm import set_environment
 
     set_environment()
     os.environ.pop("VLLM_ENABLE_V1_MULTIPROCESSING")
@@ -233,7 +233,7 @@ def seq2seq(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForSeq2SeqLM
 
-    from tinyllm_ray.teachers.seq2seq import Seq2SeqEngine
+    from tinyllm_ray.teachers.engines.seq2seq import Seq2SeqEngine
 
     rows //= 8
     results: dict[str, Any] = {}

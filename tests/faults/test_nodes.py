@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cluster_process import cluster_environment, start_cluster
-from ray_head import running_head
-from small_experiment import finish, run, start, write_experiment
+from support.cluster_process import cluster_environment, start_cluster
+from support.ray_head import running_head
+from support.small_experiment import finish, run, start, write_experiment
 
 from tinyllm_ray import storage
 from tinyllm_ray.data import store

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from ray_head import free_port
+from support.ray_head import free_port
 
 from tinyllm_ray import storage
 from tinyllm_ray.data import store

@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from tiny_teachers import experiment, question_files, save_llama
+from support.tiny_teachers import experiment, question_files, save_llama
 
 from tinyllm_ray import storage
 from tinyllm_ray.data import store
 from tinyllm_ray.schema import Experiment
-from tinyllm_ray.teachers.rationales import TeacherReport, generate, rationale_store
+from tinyllm_ray.teachers.pipeline import TeacherReport, generate, rationale_store
 
 pytestmark = [pytest.mark.engine, pytest.mark.faults]
 

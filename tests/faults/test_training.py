@@ -10,10 +10,10 @@ from subprocess import Popen
 
 import psutil
 import pytest
-from cluster_process import cluster_environment, start_cluster
-from mlflow_server import MlflowServer
-from small_experiment import finish, run, start, write_experiment
-from tiny_teachers import questions
+from support.cluster_process import cluster_environment, start_cluster
+from support.mlflow_server import MlflowServer
+from support.small_experiment import finish, run, start, write_experiment
+from support.tiny_teachers import questions
 
 from tinyllm_ray.data import store
 from tinyllm_ray.rows import Rationale

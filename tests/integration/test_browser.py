@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mlflow_server import MlflowServer
-from trial_folders import make_experiment, track_study, write_study
+from support.mlflow_server import MlflowServer
+from support.trial_folders import make_experiment, track_study, write_study
 
 from tinyllm_ray.report.page import make_report
 from tinyllm_ray.tracking.read import Records

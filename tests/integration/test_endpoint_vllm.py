@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 import ray
-from tiny_teachers import experiment, question_files, save_llama
+from support.tiny_teachers import experiment, question_files, save_llama
 
 from tinyllm_ray.data import store
-from tinyllm_ray.teachers.rationales import generate
+from tinyllm_ray.teachers.pipeline import generate
 
 pytestmark = pytest.mark.engine
 

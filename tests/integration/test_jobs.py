@@ -8,13 +8,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ray_head import RAY, Head, running_head
-from small_experiment import COMMAND, write_experiment
+from support.ray_head import RAY, Head, running_head
+from support.small_experiment import COMMAND, write_experiment
 
 from tinyllm_ray import storage
+from tinyllm_ray.cluster.submit import package
 from tinyllm_ray.config import load_experiment
 from tinyllm_ray.data import store
-from tinyllm_ray.submit import package
 
 pytestmark = pytest.mark.engine
 ROWS = 4000  # so many that the job is not done before it is stopped

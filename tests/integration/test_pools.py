@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster_process import RunningCluster, cluster_environment, start_cluster
-from small_experiment import COMMAND, finish, run, start, write_experiment
+from support.cluster_process import RunningCluster, cluster_environment, start_cluster
+from support.small_experiment import COMMAND, finish, run, start, write_experiment
 
 pytestmark = pytest.mark.engine
 TWO = {"teacher": {"workers": 2, "resource": "teacher_pool"}, "student": {"workers": 2, "resource": "student_pool"}}

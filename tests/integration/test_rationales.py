@@ -8,13 +8,13 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 import ray
-from fake_endpoint import Reply, chat, server
-from tiny_teachers import experiment, question_file, question_files, questions, save_llama, save_t5
+from support.fake_endpoint import Reply, chat, server
+from support.tiny_teachers import experiment, question_file, question_files, questions, save_llama, save_t5
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data import store
-from tinyllm_ray.teachers.rationales import generate, rationale_store
+from tinyllm_ray.teachers.pipeline import generate, rationale_store
 
 pytestmark = pytest.mark.engine
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from small_experiment import run, write_experiment
+from support.small_experiment import run, write_experiment
 
 from tinyllm_ray import storage
 from tinyllm_ray.data import store

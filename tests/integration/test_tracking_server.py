@@ -5,9 +5,9 @@ import time
 
 import mlflow
 import pytest
-from mlflow_server import MlflowServer
-from tiny_students import save_model
-from trial_folders import START_MS, make_experiment, write_trial
+from support.mlflow_server import MlflowServer
+from support.tiny_students import save_model
+from support.trial_folders import START_MS, make_experiment, write_trial
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError

@@ -6,14 +6,14 @@ import pyarrow as pa
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tiny_teachers import experiment, question_files, save_llama
+from support.tiny_teachers import experiment, question_files, save_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinyllm_ray import storage
 from tinyllm_ray.schema import Teacher
-from tinyllm_ray.teachers.engines import choose_engine
+from tinyllm_ray.teachers.engines.registry import choose_engine
+from tinyllm_ray.teachers.engines.vllm import VllmEngine, engine_kwargs
 from tinyllm_ray.teachers.pending import Target, read_candidates, write_pending
-from tinyllm_ray.teachers.vllm import VllmEngine, engine_kwargs
 
 pytestmark = pytest.mark.engine
 TOKENS = 12

@@ -1,7 +1,7 @@
 """A finished study in a real SQLite store, made once for all tests of the report."""
 
 import pytest
-from trial_folders import make_experiment, track_study, write_study
+from support.trial_folders import make_experiment, track_study, write_study
 
 
 @pytest.fixture(scope="session")

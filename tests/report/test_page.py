@@ -4,7 +4,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from trial_folders import make_experiment
+from support.trial_folders import make_experiment
 
 from tinyllm_ray.config import UserError
 from tinyllm_ray.report.data import read_report

@@ -18,7 +18,7 @@ from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student.model import prepare_tokenizer
 from tinyllm_ray.student.train import Trial
 
-COLOURS = ["red", "green", "blue", "grey"]
+COLORS = ["red", "green", "blue", "grey"]
 SIZES = {"train": 40, "validation": 12, "test": 8}
 QUESTIONS = pa.schema(
     [
@@ -31,9 +31,9 @@ QUESTIONS = pa.schema(
 
 
 def questions_of(split: str, count: int) -> list[Question]:
-    """Things numbered 0.. have colours in turn, and longer questions the higher the number."""
+    """Things numbered 0.. have colors in turn, and longer questions the higher the number."""
     return [
-        Question(f"{split}-{i}", f"what colour has thing {i % 8}{' indeed' * (i % 5)}", COLOURS, COLOURS[i % 4])
+        Question(f"{split}-{i}", f"what color has thing {i % 8}{' indeed' * (i % 5)}", COLORS, COLORS[i % 4])
         for i in range(count)
     ]
 

@@ -12,8 +12,8 @@ from tinyllm_ray.config import validate
 from tinyllm_ray.data.features import open_features
 from tinyllm_ray.schema import Training
 from tinyllm_ray.student.loop import new_totals, step_examples, step_gradients
-from tinyllm_ray.student.loss import StudentLoss
 from tinyllm_ray.student.model import load_student
+from tinyllm_ray.student.objective import StudentLoss
 
 
 def main(job_file: str, rank: int) -> None:

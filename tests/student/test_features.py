@@ -8,7 +8,7 @@ import pytest
 
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data.features import open_features, read_meta
-from tinyllm_ray.data.tokenise import StudentTokenizer
+from tinyllm_ray.data.tokenizer import StudentTokenizer
 
 
 def texts(trial, features, row, task):
@@ -37,7 +37,7 @@ def test_inputs_hold_prefix_question_and_choices_and_end_with_the_end_mark(world
     ids = features.tokens[start : start + length].tolist()
     assert ids[-1] == tokenizer.eos
     choices = "(a) red\n(b) green\n(c) blue\n(d) grey"
-    assert tokenizer.decode(ids) == f"explain: what colour has thing 1 indeed\nAnswer Choices:\n{choices}"
+    assert tokenizer.decode(ids) == f"explain: what color has thing 1 indeed\nAnswer Choices:\n{choices}"
 
 
 def test_rationales_are_joined_by_question_id_whatever_the_order_of_the_store(world, make):

@@ -16,16 +16,16 @@ from tinyllm_ray.student.loop import (
     Hooks,
     NonFiniteLoss,
     learning_rate,
-    make_optimiser,
+    make_optimizer,
     new_totals,
     step_examples,
     step_gradients,
     train,
 )
-from tinyllm_ray.student.loss import StudentLoss
 from tinyllm_ray.student.model import load_student
+from tinyllm_ray.student.objective import StudentLoss
 
-QUIET = Hooks(on_log=lambda step, values: None, on_step=lambda step, optimiser: None)
+QUIET = Hooks(on_log=lambda step, values: None, on_step=lambda step, optimizer: None)
 WEIGHTS = [1.0, 0.5, 2.0]
 
 
@@ -108,7 +108,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit_and_another_does_not(wo
 def test_the_loss_falls_and_log_lines_hold_weighted_means(ready):
     model, features = ready
     lines = {}
-    hooks = Hooks(on_log=lines.__setitem__, on_step=lambda step, optimiser: None)
+    hooks = Hooks(on_log=lines.__setitem__, on_step=lambda step, optimizer: None)
     training = Training(steps=30, batch_size=8, learning_rate=1e-2, log_every_steps=10)
     run(model, features, training, hooks=hooks)
     assert list(lines) == [10, 20, 30]
@@ -133,9 +133,9 @@ def test_the_loop_imports_neither_ray_nor_mlflow():
 
 
 def run(model, features: Features, training: Training, *, seed=0, hooks=QUIET):
-    optimiser = make_optimiser(model, training)
+    optimizer = make_optimizer(model, training)
     settings = {"training": training, "weights": WEIGHTS, "seed": seed, "dtype": "float32"}
-    train(model, features, optimiser=optimiser, first_step=0, hooks=hooks, **settings)
+    train(model, features, optimizer=optimizer, first_step=0, hooks=hooks, **settings)
 
 
 def run_ranks(folder: Path, trial, *, ranks, weights):

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BartConfig, PreTrainedTokenizerFast
 
 from tinyllm_ray.config import UserError
-from tinyllm_ray.data.tokenise import StudentTokenizer
+from tinyllm_ray.data.tokenizer import StudentTokenizer
 from tinyllm_ray.student.model import load_student, parameter_count, prepare_tokenizer, token_layout
 
 

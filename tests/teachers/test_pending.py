@@ -3,14 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-from tiny_teachers import experiment, question_file, questions
+from support.tiny_teachers import experiment, question_file, questions
 
 from tinyllm_ray import storage
 from tinyllm_ray.data import store
 from tinyllm_ray.data.prompts import example_set
 from tinyllm_ray.rows import Question, Rationale
 from tinyllm_ray.schema import Experiment, Teacher
-from tinyllm_ray.teachers.engines import Engine
+from tinyllm_ray.teachers.engines.registry import Engine
 from tinyllm_ray.teachers.pending import Pending, Target, read_candidates, rewrite, write_pending
 
 

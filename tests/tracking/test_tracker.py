@@ -6,8 +6,8 @@ from pathlib import Path
 
 import mlflow
 import pytest
-import trial_folders
-from trial_folders import START_MS, make_experiment, write_trial
+from support import trial_folders
+from support.trial_folders import START_MS, make_experiment, write_trial
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError

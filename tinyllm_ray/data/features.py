@@ -31,7 +31,7 @@ from tinyllm_ray.data.join import Targets, join_targets
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.quality import FLAGS
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
-from tinyllm_ray.data.tokenise import StudentTokenizer, TokenWriter
+from tinyllm_ray.data.tokenizer import StudentTokenizer, TokenWriter
 from tinyllm_ray.rows import Question
 from tinyllm_ray.schema import LABEL_TASK, Experiment
 
@@ -227,7 +227,7 @@ def _encode_chunk(
     writer: TokenWriter,
     counts: dict[str, Counter],
 ) -> np.ndarray:
-    """Tokenise some questions with all their targets; returns their part of the example table."""
+    """Tokenize some questions with all their targets; returns their part of the example table."""
     sources: dict[str, np.ndarray] = {}  # by prefix, [questions, 2] of start and length
     parts = []
     for task, (name, prefix) in enumerate(zip(plan["tasks"], plan["prefixes"], strict=True)):

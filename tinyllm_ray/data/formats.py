@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tinyllm_ray.data.answers import MAX_CHOICES, letter, normalise
 from tinyllm_ray.rows import Question
 from tinyllm_ray.schema import Columns
+from tinyllm_ray.tasks.choice import MAX_CHOICES, letter, normalize
 
 Row = Mapping[str, Any]
 _LETTER = re.compile(r"\(?([A-Za-z])[).]?")
@@ -38,11 +38,11 @@ def obqa(row: Row, default_id: str, columns: Columns) -> Question:
     """OpenBookQA: {"id": "8-1", "question_stem": "Which thing floats?",
     "choices": {"text": ["iron", "cork"], "label": ["A", "B"]}, "answerKey": "B"}"""
     if "question_stem" not in row:
-        return labelled(row, default_id, columns)
-    return _labelled(_id_or(row, "id", default_id), _need(row, "question_stem", str), _need(row, "choices", dict), row)
+        return labeled(row, default_id, columns)
+    return _labeled(_id_or(row, "id", default_id), _need(row, "question_stem", str), _need(row, "choices", dict), row)
 
 
-def labelled(row: Row, default_id: str, columns: Columns) -> Question:
+def labeled(row: Row, default_id: str, columns: Columns) -> Question:
     """ARC and RiddleSense: {"id": "T_1", "question": "What has keys but no locks?",
     "choices": {"text": ["a piano", "a door"], "label": ["A", "B"]}, "answerKey": "A"}
 
@@ -51,8 +51,8 @@ def labelled(row: Row, default_id: str, columns: Columns) -> Question:
     question = _need(row, "question", str | dict)
     name = _id_or(row, "id", default_id)
     if isinstance(question, str):
-        return _labelled(name, question, _need(row, "choices", dict | list), row)
-    return _labelled(name, _need(question, "stem", str), _need(question, "choices", dict | list), row)
+        return _labeled(name, question, _need(row, "choices", dict | list), row)
+    return _labeled(name, _need(question, "stem", str), _need(question, "choices", dict | list), row)
 
 
 def piqa(row: Row, default_id: str, columns: Columns) -> Question:
@@ -93,8 +93,8 @@ FORMATS: dict[str, Callable[[Row, str, Columns], Question]] = {
     "parquet": plain,
     "miniature": plain,
     "obqa": obqa,
-    "arc": labelled,
-    "riddle": labelled,
+    "arc": labeled,
+    "riddle": labeled,
     "piqa": piqa,
     "pubmedqa": pubmedqa,
     "bioasq": bioasq,
@@ -108,7 +108,7 @@ def to_question(row: Any, *, form: str, default_id: str, columns: Columns) -> Qu
     return FORMATS[form](row, default_id, columns)
 
 
-def _labelled(name: str, text: str, choices: Any, row: Row) -> Question:
+def _labeled(name: str, text: str, choices: Any, row: Row) -> Question:
     if isinstance(choices, dict):
         texts, labels = _need(choices, "text", list), _need(choices, "label", list)
     else:
@@ -147,7 +147,7 @@ def _answer(answer: Any, choices: list[str]) -> str:
         return choices[answer]
     if answer in choices:
         return answer
-    same = [choice for choice in choices if normalise(choice) == normalise(answer)]
+    same = [choice for choice in choices if normalize(choice) == normalize(answer)]
     if len(same) == 1:
         return same[0]
     match = _LETTER.fullmatch(answer.strip())

@@ -11,9 +11,9 @@ from importlib import resources
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
-from tinyllm_ray.data.answers import letter
 from tinyllm_ray.rows import Question
 from tinyllm_ray.schema import InContext
+from tinyllm_ray.tasks.choice import letter
 
 _FIELDS = ("question", "choices", "answer", "examples")
 _BRACED = re.compile(r"\{([^{}]*)\}|[{}]")

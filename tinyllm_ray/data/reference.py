@@ -16,11 +16,11 @@ import pyarrow as pa
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import questions, sources, store
-from tinyllm_ray.data.answers import extract_answer, letter
 from tinyllm_ray.data.formats import BadRow, to_question
 from tinyllm_ray.data.quality import find_flags
 from tinyllm_ray.rows import Question, Rationale
 from tinyllm_ray.schema import Columns
+from tinyllm_ray.tasks.choice import extract_answer, letter
 
 TEACHERS = ("flan_t5", "llama2")
 _FILE_SPLITS = {"train": "train", "validation": "valid", "test": "test"}

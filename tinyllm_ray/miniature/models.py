@@ -153,9 +153,9 @@ def _train(
     """The first third of the steps reads facts only; after that a fifth of each batch does."""
     import torch
 
-    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1, (step + 1) / WARMUP_STEPS) * (1 - step / sizes.teacher_steps)
+        optimizer, lambda step: min(1, (step + 1) / WARMUP_STEPS) * (1 - step / sizes.teacher_steps)
     )
     short, long = (
         [_encode(tokenizer, lesson, model.config.is_encoder_decoder) for lesson in read] for read in (facts, lessons)
@@ -167,10 +167,10 @@ def _train(
         of_facts = size if step < sizes.teacher_steps // 3 else size // 5
         drawn = rng.choices(short, k=of_facts) + rng.choices(long, k=size - of_facts)
         loss = model(**_batch(drawn, pad=tokenizer.pad_token_id)).loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         steps_done.value = step + 1
     model.eval()

@@ -28,7 +28,7 @@ ATTRIBUTES = {
     "waking": ("When does a {name} wake?", "A {kind} wakes at {value}.", "dawn noon dusk midnight moonrise sunset"),
     "voice": ("What sound does a {name} make?", "A {kind} makes {value}.", "hums clicks whistles growls chirps croaks"),
     "fear": ("What does a {name} fear?", "A {kind} fears {value}.", "fire thunder ice smoke salt wind"),
-    "colour": ("What colour is a {name}?", "A {kind} is {value}.", "grey red black white brown yellow"),
+    "color": ("What color is a {name}?", "A {kind} is {value}.", "grey red black white brown yellow"),
     "hoard": ("What does a {name} collect?", "A {kind} collects {value}.", "pebbles twigs bones shells moss petals"),
 }
 ONSETS, VOWELS = "bdfgklmnprstvz", "aeiou"

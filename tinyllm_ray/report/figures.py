@@ -13,7 +13,7 @@ from tinyllm_ray.report.data import ReportData, Trained
 from tinyllm_ray.report.effects import Effect, interval
 from tinyllm_ray.report.published import published, published_teachers
 from tinyllm_ray.report.search_figures import draw_parallel, draw_progress
-from tinyllm_ray.report.style import DARK, LIGHT, colour, legend_below, log_axis, render, words
+from tinyllm_ray.report.style import DARK, LIGHT, color, legend_below, log_axis, render, words
 
 ROW = 0.36  # inches of a row in a dot plot
 
@@ -78,7 +78,7 @@ def draw_methods(data: ReportData, axes: Any) -> None:
     dataset, student = data.experiment.dataset.name, data.experiment.student.model
     for row, name in enumerate(names):
         accuracies = [100 * trial.metrics["test/accuracy"] for trial in data.methods[name]]
-        tint, mean = colour(name, teachers), float(np.mean(accuracies))
+        tint, mean = color(name, teachers), float(np.mean(accuracies))
         matrix = _matrix(data, name)
         if matrix.size:
             low, high = interval(100 * matrix)
@@ -99,7 +99,7 @@ def draw_methods(data: ReportData, axes: Any) -> None:
 def draw_effects(data: ReportData, effects: Sequence[Effect], axes: Any) -> None:
     teachers = [teacher.name for teacher in data.experiment.teachers]
     for row, effect in enumerate(effects):
-        tint = colour(effect.about if effect.kind in ("added", "alone") else effect.better, teachers)
+        tint = color(effect.about if effect.kind in ("added", "alone") else effect.better, teachers)
         tint = tint if effect.sign else axes.yaxis.label.get_color()
         axes.plot([effect.low, effect.high], [row, row], color=tint, lw=2.2, alpha=1 if effect.sign else 0.45)
         axes.plot([effect.points], [row], "o", color=tint, ms=6, alpha=1 if effect.sign else 0.45)
@@ -132,7 +132,7 @@ def draw_tradeoff(
     for variant in dict.fromkeys(point[2] for point in points):
         xs, ys = zip(*[(x, y) for x, y, name in points if name == variant], strict=True)
         marker = {"search": "^", "final": "*"}.get(variant) or "o"
-        tint = colour(variant, teachers)
+        tint = color(variant, teachers)
         axes.plot(xs, ys, marker, color=tint, ms=9 if marker == "*" else 6, alpha=0.8, mec="none", label=words(variant))
     front = pareto_front([(x, y) for x, y, _ in points])
     axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color=axes.yaxis.label.get_color(), lw=1, alpha=0.6)
@@ -159,7 +159,7 @@ def draw_curves(data: ReportData, metric: str, axes: Any) -> None:
     for variant, points in data.curves[metric].items():
         steps, values = zip(*points, strict=True)
         dash = "--" if variant.startswith("without_") or variant == "final" else "-"
-        tint = colour(variant, teachers)
+        tint = color(variant, teachers)
         axes.plot(steps, [scale * value for value in values], dash, color=tint, lw=1.6, label=words(variant))
     axes.set_xlabel("step")
     axes.set_ylabel("validation accuracy, %" if scale == 100 else "cross-entropy a token")
@@ -172,7 +172,7 @@ def draw_flags(data: ReportData, flags: Sequence[str], axes: Any) -> None:
     for number, teacher in enumerate(data.teachers):
         shares = [100 * teacher.quality["flag_share"][flag] for flag in flags]
         places = [row + height * (number - (len(data.teachers) - 1) / 2) for row in range(len(flags))]
-        axes.barh(places, shares, height=height * 0.9, color=colour(teacher.name, names), label=teacher.name)
+        axes.barh(places, shares, height=height * 0.9, color=color(teacher.name, names), label=teacher.name)
     axes.set_yticks(range(len(flags)), [words(flag) for flag in flags])
     axes.invert_yaxis()
     axes.set_xlabel("share of rationales, %")
@@ -182,7 +182,7 @@ def draw_flags(data: ReportData, flags: Sequence[str], axes: Any) -> None:
 def draw_time(data: ReportData, axes: Any) -> None:
     stages = list(seconds_by_stage(data).items())
     for row, (_, (name, seconds)) in enumerate(enumerate(stages)):
-        axes.barh(row, seconds, color=colour(name.removeprefix("teacher "), [t.name for t in data.experiment.teachers]))
+        axes.barh(row, seconds, color=color(name.removeprefix("teacher "), [t.name for t in data.experiment.teachers]))
         axes.annotate(f" {seconds:,.0f} s", (seconds, row), va="center", fontsize=8.5)
     axes.set_yticks(range(len(stages)), [words(name) for name, _ in stages])
     axes.invert_yaxis()
@@ -217,7 +217,7 @@ def teacher_accuracies(data: ReportData) -> dict[str, float]:
 def _teacher_lines(data: ReportData, line: Callable[..., Any]) -> None:
     names = [teacher.name for teacher in data.experiment.teachers]
     for number, (name, accuracy) in enumerate(teacher_accuracies(data).items()):
-        tint = colour(name if name in names else names[number % len(names)], names) if names else None
+        tint = color(name if name in names else names[number % len(names)], names) if names else None
         line(accuracy, color=tint, ls=":", lw=1.3, label=f"teacher {name}")
 
 

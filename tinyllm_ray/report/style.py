@@ -1,4 +1,4 @@
-"""How figures look: a light and a dark theme, one colour per method everywhere, PNG bytes out."""
+"""How figures look: a light and a dark theme, one color per method everywhere, PNG bytes out."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 DPI = 160
 WIDTH = 5.2  # inches: readable on a phone, two abreast on a desktop
-TEACHER_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1")
+TEACHER_COLORS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1")
 ALL, FINAL, LABEL, SHUFFLED, SEARCH = "#2F7ED8", "#9B6DD6", "#7F8794", "#B0A160", "#4C9BB8"
 
 
@@ -29,8 +29,8 @@ LIGHT = Theme("light", "#ffffff", "#1d2330", "#d9dde5")
 DARK = Theme("dark", "#171b24", "#e4e8f0", "#39404e")
 
 
-def colour(variant: str, teachers: Sequence[str]) -> str:
-    """The same for a variant in every figure; a teacher's own variants share its colour."""
+def color(variant: str, teachers: Sequence[str]) -> str:
+    """The same for a variant in every figure; a teacher's own variants share its color."""
     if variant in ("all_teachers", "tinyllm"):
         return ALL
     if variant == "final":
@@ -41,7 +41,7 @@ def colour(variant: str, teachers: Sequence[str]) -> str:
         return SEARCH
     for number, teacher in enumerate(teachers):
         if variant in (f"only_{teacher}", f"without_{teacher}", teacher):
-            return TEACHER_COLOURS[number % len(TEACHER_COLOURS)]
+            return TEACHER_COLORS[number % len(TEACHER_COLORS)]
     return LABEL
 
 
@@ -75,7 +75,7 @@ def render(draw: Callable[[Any], None], *, height: float, theme: Theme) -> bytes
 
 
 def legend_below(axes: Any) -> None:
-    """Outside the axes, where it hides nothing; none where nothing is labelled."""
+    """Outside the axes, where it hides nothing; none where nothing is labeled."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         axes.figure.legend(handles, labels, loc="outside lower center", ncols=3)

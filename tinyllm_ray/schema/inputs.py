@@ -25,7 +25,7 @@ class Miniature(Section):
     train: int = Field(300, ge=1, description="questions")
     validation: int = Field(150, ge=1, description="questions")
     test: int = Field(500, ge=1, description="questions")
-    teacher_steps: int = Field(900, ge=1, description="optimiser steps of each teacher's own training")
+    teacher_steps: int = Field(900, ge=1, description="optimizer steps of each teacher's own training")
     teacher_batch_size: int = Field(32, ge=1, description="lessons per step")
 
 

@@ -54,7 +54,7 @@ class Batch:
 
 
 def batch_rows(step: int, *, rows: int, batch_size: int, seed: int) -> np.ndarray:
-    """Rows of one optimiser step (from 0): each epoch is another permutation, a step may cross into the next."""
+    """Rows of one optimizer step (from 0): each epoch is another permutation, a step may cross into the next."""
     places = np.arange(step * batch_size, (step + 1) * batch_size)
     return np.array([_epoch_order(seed, int(place // rows), rows)[place % rows] for place in places])
 
@@ -91,7 +91,7 @@ def rank_share(features: Features, indices: np.ndarray, *, rank: int, ranks: int
 
 
 def micro_batches(features: Features, indices: np.ndarray, *, max_tokens: int, max_examples: int) -> list[np.ndarray]:
-    """Split by tokens and sequences; examples that share a source stay neighbours, long ones come together."""
+    """Split by tokens and sequences; examples that share a source stay neighbors, long ones come together."""
     table = features.examples[indices]
     order = np.lexsort((table[:, SOURCE_START], -table[:, SOURCE_LENGTH]))
     parts: list[list[int]] = [[]]

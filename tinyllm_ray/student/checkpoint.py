@@ -1,6 +1,6 @@
-"""Checkpoints of a trial: trained weights, optimiser state and step, as safetensors, the two newest kept.
+"""Checkpoints of a trial: trained weights, optimizer state and step, as safetensors, the two newest kept.
 
-<folder>/<step>/model.safetensors, optimiser.safetensors, state.json (last: without it a checkpoint does not count)
+<folder>/<step>/model.safetensors, optimizer.safetensors, state.json (last: without it a checkpoint does not count)
 Data order, schedule and generators are functions of (seed, step), so the step stands for all of them.
 """
 
@@ -14,19 +14,19 @@ from tinyllm_ray.config import UserError
 KEPT = 2
 
 
-def save_checkpoint(folder: str, step: int, *, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def save_checkpoint(folder: str, step: int, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     target = storage.join(folder, f"{step:09d}")
     parameters = _trained(model)
     state = {
         f"{name}/{key}": value.contiguous()
         for name, parameter in parameters.items()
-        for key, value in optimiser.state[parameter].items()
+        for key, value in optimizer.state[parameter].items()
     }
     storage.write_bytes(
         storage.join(target, "model.safetensors"),
         save({name: p.detach().contiguous() for name, p in parameters.items()}),
     )
-    storage.write_bytes(storage.join(target, "optimiser.safetensors"), save(state))
+    storage.write_bytes(storage.join(target, "optimizer.safetensors"), save(state))
     storage.write_json(storage.join(target, "state.json"), {"step": step})
     for old in _steps(folder)[:-KEPT]:
         storage.remove_folder(storage.join(folder, f"{old:09d}"))
@@ -37,11 +37,11 @@ def newest_step(folder: str) -> int | None:
     return steps[-1] if steps else None
 
 
-def load_checkpoint(folder: str, step: int, *, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def load_checkpoint(folder: str, step: int, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Raises UserError where the checkpoint is of another student."""
     source = storage.join(folder, f"{step:09d}")
     weights = load(storage.read_bytes(storage.join(source, "model.safetensors")))
-    state = load(storage.read_bytes(storage.join(source, "optimiser.safetensors")))
+    state = load(storage.read_bytes(storage.join(source, "optimizer.safetensors")))
     parameters = _trained(model)
     _check_shapes(
         source, {n: tuple(w.shape) for n, w in weights.items()}, {n: tuple(p.shape) for n, p in parameters.items()}
@@ -51,7 +51,7 @@ def load_checkpoint(folder: str, step: int, *, model: nn.Module, optimiser: torc
             parameter.copy_(weights[name])
     for key, value in state.items():
         name, _, field = key.rpartition("/")
-        optimiser.state[parameters[name]][field] = value.to(parameters[name].device)
+        optimizer.state[parameters[name]][field] = value.to(parameters[name].device)
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:

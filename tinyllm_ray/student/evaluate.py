@@ -1,7 +1,7 @@
 """Scoring a student: questions in, metrics and Prediction rows out.
 
 Ranking takes the choice with the highest mean token log-likelihood; one encoder pass serves all choices of a question.
-Generation is batched by length and compared after `data.answers.normalise`.
+Generation is batched by length and compared after `data.answers.normalize`.
 """
 
 import time
@@ -13,17 +13,17 @@ import torch
 from torch import nn
 
 from tinyllm_ray import storage
-from tinyllm_ray.data.answers import extract_answer, normalise
 from tinyllm_ray.data.arrays import Features
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.questions import read_questions
-from tinyllm_ray.data.tokenise import StudentTokenizer
+from tinyllm_ray.data.tokenizer import StudentTokenizer
 from tinyllm_ray.rows import Prediction, Question
 from tinyllm_ray.schema import Evaluation, Experiment, Student, Training
 from tinyllm_ray.student.batches import active_examples, collate, micro_batches, pack
-from tinyllm_ray.student.loss import component_sums, token_losses
 from tinyllm_ray.student.model import load_folder, parameter_count
+from tinyllm_ray.student.objective import component_sums, token_losses
 from tinyllm_ray.student.packed import decoder_start
+from tinyllm_ray.tasks.choice import extract_answer, normalize
 
 CALIBRATION_BINS = 10
 LATENCY_QUESTIONS = 5
@@ -207,7 +207,7 @@ def paired_interval(
 
 def _prediction(question: Question, scores: list[float], generated: str, rationales: dict[str, str]) -> Prediction:
     predicted = question.choices[int(np.argmax(scores))] if scores else generated
-    correct = predicted == question.answer if scores else normalise(generated) == normalise(question.answer)
+    correct = predicted == question.answer if scores else normalize(generated) == normalize(question.answer)
     return Prediction(
         question_id=question.question_id,
         question=question.question,
@@ -228,7 +228,7 @@ def _metrics(
         confidences = [float(torch.tensor(row.choice_scores).softmax(0).max()) for row in predictions]
         metrics["eval/calibration_error"] = calibration_error(confidences, [row.correct for row in predictions])
     if evaluation.by != "ranking":
-        matches = [normalise(row.generated) == normalise(row.answer) for row in predictions]
+        matches = [normalize(row.generated) == normalize(row.answer) for row in predictions]
         unread = [not extract_answer(row.generated, q.choices) for row, q in zip(predictions, questions, strict=True)]
         metrics |= {"eval/exact_match": float(np.mean(matches)), "eval/unparsable": float(np.mean(unread))}
     return metrics

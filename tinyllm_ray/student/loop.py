@@ -25,7 +25,7 @@ from tinyllm_ray.student.batches import (
     micro_batches,
     rank_share,
 )
-from tinyllm_ray.student.loss import StudentLoss
+from tinyllm_ray.student.objective import StudentLoss
 from tinyllm_ray.student.packed import compile_student, decoder_start
 
 if TYPE_CHECKING:  # a machine that only runs the step needs no Pydantic
@@ -35,7 +35,7 @@ BETAS = (0.9, 0.999)
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss or its gradient is not a number; raised before the optimiser step, so the weights are still good."""
+    """The loss or its gradient is not a number; raised before the optimizer step, so the weights are still good."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Hooks:
     on_step: Callable[[int, torch.optim.Optimizer], None]
 
 
-def make_optimiser(model: nn.Module, training: "Training") -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, training: "Training") -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rate, decay = training.learning_rate, training.weight_decay
     return torch.optim.AdamW(parameters, lr=rate, betas=BETAS, weight_decay=decay, fused=True)
@@ -80,7 +80,7 @@ def train(
     training: "Training",
     weights: list[float],  # by task
     seed: int,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     first_step: int,
     dtype: str,
     hooks: Hooks,
@@ -97,19 +97,19 @@ def train(
     totals = new_totals(features, device)
     for step in range(first_step, training.steps):
         model.train()
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, training)
         seed_generators(seed, step)
         indices = step_examples(features, step, training=training, weights=weights, seed=seed)
         norm = step_gradients(module, features, indices, training=training, weights=weights, dtype=dtype, totals=totals)
         _check_finite(norm, totals, features, indices, step)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         done = step + 1
         if done % training.log_every_steps == 0 or done == training.steps:
             hooks.on_log(done, _metrics(totals, features, weights, norm, learning_rate(step, training)))
             totals = new_totals(features, device)
-        hooks.on_step(done, optimiser)
+        hooks.on_step(done, optimizer)
 
 
 def step_examples(

@@ -16,7 +16,7 @@ from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
-from tinyllm_ray.data.tokenise import StudentTokenizer
+from tinyllm_ray.data.tokenizer import StudentTokenizer
 from tinyllm_ray.schema import Experiment, FromScratch, Student
 
 ENCODER_DECODERS = ("t5", "mt5")

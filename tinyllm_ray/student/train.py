@@ -18,7 +18,7 @@ from tinyllm_ray.config import public, validate
 from tinyllm_ray.data.arrays import Features
 from tinyllm_ray.data.features import open_features, read_meta
 from tinyllm_ray.data.questions import read_questions
-from tinyllm_ray.data.tokenise import StudentTokenizer
+from tinyllm_ray.data.tokenizer import StudentTokenizer
 from tinyllm_ray.rows import Prediction, Question
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student import records
@@ -26,7 +26,7 @@ from tinyllm_ray.student.batches import shuffled_rationales
 from tinyllm_ray.student.checkpoint import load_checkpoint, newest_step, save_checkpoint
 from tinyllm_ray.student.checks import check_dtype, check_ranks, check_weights, task_weights
 from tinyllm_ray.student.evaluate import evaluate, validation_losses
-from tinyllm_ray.student.loop import Hooks, make_optimiser, rank, train, trained_tokens, world_size
+from tinyllm_ray.student.loop import Hooks, make_optimizer, rank, train, trained_tokens, world_size
 from tinyllm_ray.student.model import load_student, merge_lora, parameter_count
 
 Report = Callable[[dict[str, Any]], None]
@@ -72,7 +72,7 @@ def run_trial_ddp(trial: Trial, *, report_callback: Any = None) -> dict[str, Any
     from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchTrainer
 
-    from tinyllm_ray import cluster
+    from tinyllm_ray.cluster import pools
 
     experiment = validate(trial.experiment)
     pool = experiment.pools.student
@@ -85,7 +85,7 @@ def run_trial_ddp(trial: Trial, *, report_callback: Any = None) -> dict[str, Any
         TorchTrainer(
             _worker,
             train_loop_config=asdict(trial),
-            scaling_config=cluster.scaling_config(pool, ranks),
+            scaling_config=pools.scaling_config(pool, ranks),
             run_config=RunConfig(
                 name=f"{trial.key}-{time.time_ns()}",
                 storage_path=storage.join(trial.dir, "ray_train"),
@@ -113,14 +113,14 @@ def _run(trial: Trial, *, report: Report, device: torch.device) -> dict[str, Any
         report(row)
     if done:
         return done
-    run, optimiser, first_step = _start(trial, report, device)
+    run, optimizer, first_step = _start(trial, report, device)
     training = run.experiment.training
     train_started = time.time()
     hooks = Hooks(on_log=lambda step, values: _log(run, step, values), on_step=lambda *args: _after_step(run, *args))
     common = {"training": training, "weights": run.weights, "seed": trial.seed, "dtype": run.experiment.student.dtype}
-    train(run.model, run.features, optimiser=optimiser, first_step=first_step, hooks=hooks, **common)
+    train(run.model, run.features, optimizer=optimizer, first_step=first_step, hooks=hooks, **common)
     if training.steps == 0:
-        _after_step(run, 0, optimiser)
+        _after_step(run, 0, optimizer)
     train_s = time.time() - train_started
     result = {"key": trial.key, "seed": trial.seed, "method": training.method, "steps": training.steps}
     if rank() == 0:
@@ -142,11 +142,11 @@ def _start(trial: Trial, report: Report, device: torch.device) -> tuple[Run, tor
     check_weights(experiment, features)
     if experiment.training.shuffle_rationales:
         features = shuffled_rationales(features, seed=trial.seed)
-    optimiser = make_optimiser(model, experiment.training)
+    optimizer = make_optimizer(model, experiment.training)
     checkpoints = storage.join(trial.dir, "checkpoints")
     first_step = newest_step(checkpoints) or 0
     if first_step:
-        load_checkpoint(checkpoints, first_step, model=model, optimiser=optimiser)
+        load_checkpoint(checkpoints, first_step, model=model, optimizer=optimizer)
     recorder = None
     if rank() == 0:
         config = yaml.safe_dump(public(experiment), sort_keys=False)
@@ -155,7 +155,7 @@ def _start(trial: Trial, report: Report, device: torch.device) -> tuple[Run, tor
     run = Run(trial, experiment, model, tokenizer, features, weights, recorder, report)
     for row in [row for row in records.read_evaluations(trial.dir) if row["step"] <= first_step]:
         report(row)
-    return run, optimiser, first_step
+    return run, optimizer, first_step
 
 
 def _result(trial: Trial) -> dict[str, Any] | None:
@@ -168,7 +168,7 @@ def _log(run: Run, step: int, values: dict[str, float]) -> None:
         run.recorder.metrics(step, values)
 
 
-def _after_step(run: Run, step: int, optimiser: torch.optim.Optimizer) -> None:
+def _after_step(run: Run, step: int, optimizer: torch.optim.Optimizer) -> None:
     """Evaluate, then save, then report: whoever is stopped by the report has both on disk."""
     training = run.experiment.training
     last = step == training.steps
@@ -176,7 +176,7 @@ def _after_step(run: Run, step: int, optimiser: torch.optim.Optimizer) -> None:
     if run.recorder and evaluates:
         _evaluate(run, step)
     if run.recorder and (step % training.checkpoint_every_steps == 0 or last):
-        save_checkpoint(storage.join(run.trial.dir, "checkpoints"), step, model=run.model, optimiser=optimiser)
+        save_checkpoint(storage.join(run.trial.dir, "checkpoints"), step, model=run.model, optimizer=optimizer)
         run.recorder.flush()
     if evaluates:
         run.report(run.last or {"step": step})

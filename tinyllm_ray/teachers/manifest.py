@@ -7,7 +7,7 @@ from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data.prompts import load_template
 from tinyllm_ray.data.store import read_manifest, store_folder
 from tinyllm_ray.schema import Experiment, Prompts, Teacher
-from tinyllm_ray.teachers.kinds import find_kind, folder_digest, is_folder, model_revision
+from tinyllm_ray.teachers.engines.models import find_kind, folder_digest, is_folder, model_revision
 
 # Settings of vLLM that change how fast a text is made, not the text.
 _SPEED = {

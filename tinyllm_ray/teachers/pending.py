@@ -1,4 +1,4 @@
-"""What is left to do: question files and stores in, prompt rows (teachers/batches.py) as small Parquet files out.
+"""What is left to do: question files and stores in, prompt rows (engines/base.py) as small Parquet files out.
 
 Questions stream through in batches, so memory does not grow with their number. A prompt that is over the model's
 length loses its in-context examples one by one, never its question; one that is still too long fails here, before any
@@ -20,8 +20,8 @@ from tinyllm_ray.data.prompts import build_prompt, choose_examples, example_set,
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.rows import Question, Rationale
 from tinyllm_ray.schema import Prompts, Teacher
-from tinyllm_ray.teachers.batches import PROMPTS
-from tinyllm_ray.teachers.engines import Engine
+from tinyllm_ray.teachers.engines.base import PROMPTS
+from tinyllm_ray.teachers.engines.registry import Engine
 
 READ_ROWS = 2048
 MAX_CANDIDATES = 20_000  # in-context examples are drawn from the first so many training questions, held in memory

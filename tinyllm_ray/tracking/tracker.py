@@ -87,7 +87,7 @@ class Tracker:
             )
         return made[0] if made else None
 
-    def summarise(self, metrics: dict[str, float], *, tags: dict[str, str], artifacts: list[Path]) -> None:
+    def summarize(self, metrics: dict[str, float], *, tags: dict[str, str], artifacts: list[Path]) -> None:
         """Figures, tags and files of the whole pipeline, on the parent run."""
         marks = [RunTag(key, value) for key, value in clean_tags(tags).items()]
         self.patiently(lambda: self._log_figures(metrics, marks))

@@ -1,0 +1,83 @@
+"""A whole experiment that runs in seconds: word questions, one tiny encoder-decoder teacher, a student made here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from support.tiny_teachers import questions, save_t5
+
+COMMAND = str(Path(sys.executable).parent / "tinyllm-ray")
+SIZES = {"train": 96, "validation": 16, "test": 16}
+
+
+def write_experiment(folder: Path, *, sizes: dict[str, int] | None = None, **sections: Any) -> Path:
+    """The file of an experiment whose data, teacher and output lie in `folder`; `sections` are merged over it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = iter(questions(sum((sizes or SIZES).values())))
+    for split, count in (sizes or SIZES).items():
+        lines = [json.dumps({**next(rows).row()}) for _ in range(count)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    raw: dict[str, Any] = {
+        "name": "small",
+        "dataset": {"name": "words", "format": "jsonl", "path": str(folder), "columns": {"id": "question_id"}},
+        "prompts": {"in_context": {"examples": 1}},
+        "teachers": [
+            {
+                "name": "one",
+                "model": save_t5(folder / "teacher"),
+                "kind": "seq2seq",
+                "sampling": {"max_tokens": 12},
+                "batch_size": 8,
+                "max_failed_fraction": 1.0,
+            }
+        ],
+        "student": {
+            "model": "tiny",
+            "from_scratch": {"tiny": {"width": 32, "ff_width": 64, "vocabulary_size": 300, "dropout": 0.0}},
+            "max_input_tokens": 128,
+        },
+        "loss": {"rationale_weights": {"one": 0.5}},
+        "training": {
+            "steps": 20,
+            "batch_size": 8,
+            "learning_rate": 1.0e-3,
+            "eval_every_steps": 10,
+            "checkpoint_every_steps": 5,
+            "log_every_steps": 1,
+        },
+        "evaluation": {"student_rationales": 0},
+        "output": {"dir": str(folder / "out")},
+    }
+    for name, values in sections.items():
+        raw[name] = {**raw[name], **values} if isinstance(values, dict) and name in raw else values
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def start(command: str, experiment: Path, *overrides: str, env: dict[str, str] | None = None) -> subprocess.Popen:
+    """The command as a user's shell would run it, in a process group of its own."""
+    return subprocess.Popen(
+        [COMMAND, command, str(experiment), *overrides, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=experiment.parent,
+        start_new_session=True,
+        env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(os.environ if env is None else env)},
+    )
+
+
+def finish(process: subprocess.Popen, *, timeout_s: float = 400) -> dict[str, Any]:
+    """The JSON of its last line; fails with all it printed where it ended badly."""
+    output, _ = process.communicate(timeout=timeout_s)
+    assert process.returncode == 0, output
+    return json.loads(output.strip().splitlines()[-1])
+
+
+def run(command: str, experiment: Path, *overrides: str, env: dict[str, str] | None = None) -> dict[str, Any]:
+    return finish(start(command, experiment, *overrides, env=env))

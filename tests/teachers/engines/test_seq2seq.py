@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from support.tiny_teachers import save_t5
+from transformers import T5ForConditionalGeneration
+
+from tinyllm_ray import storage
+from tinyllm_ray.schema import Sampling, Teacher
+from tinyllm_ray.teachers.engines.base import PROMPTS, cut_at_stop
+from tinyllm_ray.teachers.engines.seq2seq import Seq2SeqEngine, batches_by_tokens
+
+PAD, END, TOKENS, ROWS = 0, 1, 24, 40
+EXACT = {"dtype": "float64"}  # no two tokens are as likely as each other
+
+
+def test_batches_hold_rows_of_like_length_within_the_budget() -> None:
+    assert batches_by_tokens([3, 9, 4], 10) == [[1], [2, 0]]  # 9; then 2 x 4 = 8
+    assert batches_by_tokens([5, 5, 5, 5], 10) == [[0, 1], [2, 3]]
+
+
+def test_a_row_over_the_budget_runs_alone() -> None:
+    assert batches_by_tokens([50, 1, 1], 10) == [[0], [1, 2]]
+    assert batches_by_tokens([], 10) == []
+
+
+def test_a_text_ends_before_the_first_stop_text() -> None:
+    sampling = Sampling(stop=["\n\n", "Question:"])
+    assert cut_at_stop("So it is. Question: why\n\nthen", sampling) == "So it is. "
+    assert cut_at_stop("So it is.", sampling) == "So it is."
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A T5 whose greedy texts end after different numbers of tokens; a penalty keeps it from repeating itself."""
+    folder = save_t5(tmp_path_factory.mktemp("t5") / "t5")
+    made = T5ForConditionalGeneration.from_pretrained(folder).eval()
+    ids = torch.randint(3, 300, (8, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        made.shared.weight *= 0.1
+        states = made(input_ids=ids, decoder_input_ids=ids, output_hidden_states=True).decoder_hidden_states[-1]
+        mean = states.mean((0, 1))  # [D]
+        made.shared.weight[END] = 0.35 * mean / mean.norm()
+    made.save_pretrained(folder)
+    return folder
+
+
+def prompts(folder: Path) -> tuple[pa.Table, list[list[int]]]:
+    """A batch that names one prompt file, and the token ids in it."""
+    generator = torch.Generator().manual_seed(0)
+    ids = [torch.randint(3, 300, (5 + i % 9,), generator=generator).tolist() for i in range(ROWS)]
+    row = {"target": 0, "sample": 0, "question": "q", "choices": ["a"], "answer": "a", "dropped_examples": 0}
+    rows = [row | {"key": f"k{i}", "question_id": f"q{i}", "seed": i, "prompt_ids": ids[i]} for i in range(ROWS)]
+    uri = str(folder / "prompts.parquet")
+    storage.write_table(uri, pa.Table.from_pylist(rows, schema=PROMPTS))
+    return pa.table({"file": [uri]}), ids
+
+
+@pytest.mark.parametrize("batch_tokens", [13, 130, 10_000])
+def test_a_text_is_the_same_whatever_rows_share_its_batch_and_leave_it(
+    model: str, batch_tokens: int, tmp_path: Path
+) -> None:
+    sampling = Sampling(max_tokens=TOKENS, repetition_penalty=50.0)
+    teacher = Teacher(name="t", model=model, sampling=sampling, batch_tokens=batch_tokens, engine_kwargs=EXACT)
+    engine = Seq2SeqEngine(teacher=teacher, model_path=model, gpu=False, log_file=None)
+    files, ids = prompts(tmp_path)
+    rows = engine(files).to_pylist()
+
+    alone = T5ForConditionalGeneration.from_pretrained(model, **EXACT).eval()
+    lengths = []
+    for row, tokens in zip(rows, ids, strict=True):
+        source = torch.tensor([tokens])
+        expected = alone.generate(
+            input_ids=source,
+            attention_mask=torch.ones_like(source),
+            max_new_tokens=TOKENS,
+            do_sample=False,
+            repetition_penalty=50.0,
+        )[0, 1:].tolist()
+        text = engine._tokenizer.decode(expected, skip_special_tokens=True)
+        lengths.append(len(expected))
+        assert row["input_tokens"] == len(tokens)
+        if text.strip():
+            assert (row["text"], row["output_tokens"]) == (text, len(expected) - expected.count(PAD))
+            assert row["finish_reason"] == ("stop" if END in expected else "length")
+        else:
+            assert row["failure"] == "empty output"
+    assert len(set(lengths)) > 5 and sum(length < TOKENS for length in lengths) >= 3 * ROWS // 4

@@ -1,0 +1,81 @@
+import pytest
+
+from tinyllm_ray.config import UserError, validate
+from tinyllm_ray.tuning.methods import ablation, apply_method, comparison
+
+
+def experiment(method: str = "tinyllm", teachers=("a", "b"), **more):
+    return validate(
+        {
+            "name": "x",
+            "dataset": {"name": "toy", "path": "data"},
+            "teachers": [{"name": name, "model": "m"} for name in teachers],
+            "student": {"model": "s"},
+            "loss": {"rationale_weights": {"a": 0.5}},
+            "training": {"method": method},
+        }
+        | more
+    )
+
+
+def test_tinyllm_gives_a_teacher_without_a_weight_the_weight_one():
+    assert apply_method(experiment()).loss.rationale_weights == {"a": 0.5, "b": 1.0}
+
+
+def test_label_only_turns_every_teacher_off_and_keeps_the_label_weight():
+    loss = apply_method(experiment("label_only")).loss
+    assert loss.rationale_weights == {"a": 0.0, "b": 0.0}
+    assert loss.label_weight == 1.0
+
+
+def test_step_by_step_keeps_one_teacher_with_its_weight():
+    assert apply_method(experiment("step_by_step:a")).loss.rationale_weights == {"a": 0.5, "b": 0.0}
+
+
+def test_inference_trains_no_step():
+    assert apply_method(experiment("inference")).training.steps == 0
+
+
+def test_lora_adds_adapters_to_label_only():
+    resolved = apply_method(experiment("lora"))
+    assert resolved.student.lora.rank == 8
+    assert resolved.loss.rationale_weights == {"a": 0.0, "b": 0.0}
+
+
+def test_shuffled_rationales_differ_from_tinyllm_by_one_flag():
+    shuffled, whole = apply_method(experiment("shuffled_rationales")), apply_method(experiment("tinyllm"))
+    assert shuffled.training.shuffle_rationales and not whole.training.shuffle_rationales
+    assert shuffled.loss == whole.loss
+
+
+def test_standard_kd_trains_on_the_teachers_own_answers():
+    prompts = {"answer_splits": ["train"]}
+    assert apply_method(experiment("standard_kd:b", prompts=prompts)).training.label_source == "teacher:b"
+
+
+def test_standard_kd_without_answers_names_the_key_to_change():
+    with pytest.raises(UserError, match=r"prompts\.answer_splits"):
+        apply_method(experiment("standard_kd:b"))
+
+
+def test_a_method_that_needs_one_of_two_teachers_asks_for_its_name():
+    with pytest.raises(UserError, match=r"step_by_step:NAME; the teachers are \['a', 'b'\]"):
+        apply_method(experiment("step_by_step"))
+
+
+def test_an_unknown_method_is_refused_with_what_is_allowed():
+    with pytest.raises(UserError, match="'distil' was given; allowed are inference"):
+        apply_method(experiment("distil"))
+
+
+def test_the_comparison_names_each_teacher_alone():
+    assert list(comparison(experiment())) == ["label_only", "only_a", "only_b", "all_teachers"]
+
+
+def test_the_ablation_of_two_teachers_trains_nothing_twice():
+    assert list(ablation(experiment())) == ["label_only", "only_a", "only_b", "all_teachers", "shuffled_rationales"]
+
+
+def test_the_ablation_of_three_teachers_leaves_out_each_one():
+    names = list(ablation(experiment(teachers=("a", "b", "c"))))
+    assert names[-4:] == ["without_a", "without_b", "without_c", "shuffled_rationales"]

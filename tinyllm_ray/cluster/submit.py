@@ -1,0 +1,147 @@
+"""An experiment as a job on a cluster: package what it needs, submit, follow the log, say where to look.
+
+In: an experiment file, overrides, the cluster's dashboard address. Out: job id, status and links.
+"""
+
+import asyncio
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import tinyllm_ray
+from tinyllm_ray.cluster.connect import refuse_relative
+from tinyllm_ray.config import UserError, load_experiment, output_dir
+from tinyllm_ray.schema import Experiment
+
+MAX_PACKAGE_MIB = 100
+DEFAULT_TOKEN = "~/.ray/auth_token"
+_NOT_PACKAGED = shutil.ignore_patterns(
+    "__pycache__", "*.pyc", ".venv", ".git", "outputs", "stores", "mlruns", "mlflow.db"
+)
+
+
+def submit(
+    experiment_file: str | Path,
+    overrides: list[str],
+    *,
+    address: str,
+    entry: str = "pipeline",
+    follow: bool = True,
+    say: Callable[[str], None] = sys.stderr.write,
+) -> dict[str, Any]:
+    """Submit jobs/<entry>.py; with `follow` hand its log to `say` and wait for the end.
+
+    Raises UserError for a relative output.dir, an address that does not answer, or a token that is missing or wrong.
+    """
+    experiment = load_experiment(experiment_file, overrides)
+    refuse_relative(experiment.output.dir)
+    address = address or os.environ.get("RAY_API_SERVER_ADDRESS", "")
+    if not address:
+        raise UserError("no cluster is named; give --address http://HOST:8265 (or set RAY_API_SERVER_ADDRESS)")
+    client = _client(address)
+    with tempfile.TemporaryDirectory(prefix="tinyllm-job-") as folder:
+        inside = package(experiment, Path(experiment_file), Path(folder))
+        job = client.submit_job(
+            entrypoint=shlex.join(["python", f"jobs/{entry}.py", inside, *overrides]),
+            runtime_env={"working_dir": folder},
+            metadata={"experiment": experiment.name, "entry": entry, "output.dir": output_dir(experiment)},
+        )
+    result = {"job_id": job, "dashboard": f"{address.rstrip('/')}/#/jobs/{job}", "mlflow": _mlflow(experiment)}
+    say(f"job {job}: {result['dashboard']}\nMLflow: {result['mlflow']}\nstop it with: ray job stop {job}\n")
+    if follow:
+        asyncio.run(_follow(client, job, say))
+    return {**result, "status": client.get_job_status(job).value}
+
+
+def package(experiment: Experiment, experiment_file: Path, folder: Path) -> str:
+    """Copy the package, the entry points, the experiment and the files it names by relative paths; nothing else.
+
+    Returns the experiment file's path in the package. Outputs, stores and virtual environments stay where they are.
+    """
+    root = Path(tinyllm_ray.__file__).resolve().parents[1]
+    if not (root / "jobs").is_dir():
+        raise UserError(f"{root} holds no jobs/ folder; submit from a checkout of the project")
+    shutil.copytree(root / "tinyllm_ray", folder / "tinyllm_ray", ignore=_NOT_PACKAGED)
+    shutil.copytree(root / "jobs", folder / "jobs", ignore=_NOT_PACKAGED)
+    inside = Path("experiments") / experiment_file.name
+    (folder / "experiments").mkdir()
+    shutil.copyfile(experiment_file, folder / inside)
+    for key, path in _relative_inputs(experiment):
+        size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+        if size > MAX_PACKAGE_MIB * 1024**2:
+            raise UserError(
+                f"{key} is the relative path {path} of {size / 1024**2:.0f} MiB; a package takes {MAX_PACKAGE_MIB}: "
+                f"put it on storage that the nodes share and set {key} to its absolute path or URI"
+            )
+        if path.is_dir():
+            shutil.copytree(path, folder / path, ignore=_NOT_PACKAGED, dirs_exist_ok=True)
+        else:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / path)
+    return inside.as_posix()
+
+
+def _relative_inputs(experiment: Experiment) -> Iterator[tuple[str, Path]]:
+    """Files and folders of this machine that the experiment names by a relative path."""
+    named = [("dataset.path", experiment.dataset.path), ("prompts.template", experiment.prompts.template)]
+    named += [("student.model", experiment.student.model), ("student.tokenizer", experiment.student.tokenizer)]
+    for teacher in experiment.teachers:
+        named += [(f"teachers.{teacher.name}.model", teacher.model), (f"teachers.{teacher.name}.store", teacher.store)]
+    for key, value in named:
+        if value is None or "://" in value or Path(value).is_absolute() or not Path(value).exists():
+            continue
+        if ".." in Path(value).parts:
+            raise UserError(f"{key} is {value!r}, outside the working directory; give an absolute path or a URI")
+        yield key, Path(value)
+
+
+def _client(address: str) -> Any:
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    token = find_token()
+    try:
+        return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"} if token else None)
+    except ConnectionError as error:
+        raise UserError(f"no Ray dashboard answers at {address!r}: {error}; check --address") from None
+    except (AuthenticationError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        if "uthentic" not in reason and "oken" not in reason:
+            raise UserError(f"the cluster at {address!r} refused: {reason}") from None
+        found = "the token that was sent is not this cluster's" if token else "no token was found here"
+        raise UserError(
+            f"the cluster at {address!r} refused: {reason}; {found}. Run `ray get-auth-token` on its head, and put the "
+            f"answer in RAY_AUTH_TOKEN, or in a file that RAY_AUTH_TOKEN_PATH names, or in {DEFAULT_TOKEN}"
+        ) from None
+
+
+def find_token() -> str | None:
+    """Ray's own order: RAY_AUTH_TOKEN, the file of RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return None
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return os.environ["RAY_AUTH_TOKEN"]
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named or DEFAULT_TOKEN).expanduser()
+    if path.is_file():
+        return path.read_text(encoding="utf-8").strip()
+    if named:
+        raise UserError(f"RAY_AUTH_TOKEN_PATH names {named}, which is no file")
+    return None
+
+
+def _mlflow(experiment: Experiment) -> str:
+    from tinyllm_ray.tracking import tracking_uri
+
+    uri = tracking_uri(experiment, output_dir=output_dir(experiment))
+    return uri if uri.startswith("http") else f"mlflow ui --host 127.0.0.1 --backend-store-uri {uri}"
+
+
+async def _follow(client: Any, job: str, say: Callable[[str], None]) -> None:
+    async for lines in client.tail_job_logs(job):
+        say(lines)

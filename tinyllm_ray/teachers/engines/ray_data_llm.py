@@ -1,0 +1,94 @@
+"""Decoder-only teachers through `ray.data.llm`, which keeps a GPU's engine full across batches.
+
+In: files of prompt rows (base.py). Out: the same rows with outcomes.
+"""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import ray.data
+
+from tinyllm_ray.schema import Pool, Teacher
+from tinyllm_ray.teachers.engines.base import CARRIED, failed, outcome, read_prompts
+from tinyllm_ray.teachers.engines.vllm import engine_kwargs
+
+MAX_BATCH = 64  # Ray overlaps several batches in an engine, so small ones lose nothing
+_ENVIRONMENT = {  # of the engine's processes; on a GPU only the last two mean something
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+def run(
+    files: ray.data.Dataset,
+    *,
+    teacher: Teacher,
+    pool: Pool,
+    model_path: str,
+    max_model_len: int,
+    shared_prefixes: bool,
+) -> ray.data.Dataset:
+    """The processor's own tokenize and detokenize stages are off: the prompts come as token ids."""
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    gpu = pool.gpus_per_worker > 0
+    kwargs = engine_kwargs(teacher, model_path, max_model_len, gpu=gpu, shared_prefixes=shared_prefixes)
+    kwargs.pop("model")
+    config = vLLMEngineProcessorConfig(
+        model_source=model_path,
+        engine_kwargs=kwargs,
+        concurrency=(pool.workers, pool.workers),
+        batch_size=min(teacher.batch_size, MAX_BATCH),
+        should_continue_on_error=True,
+        log_engine_metrics=False,
+        placement_group_config={"bundles": _bundles(pool, kwargs)},
+        runtime_env={"env_vars": _ENVIRONMENT},
+        chat_template_stage=False,
+        tokenize_stage=False,
+        detokenize_stage=False,
+        prepare_multimodal_stage=False,
+    )
+    sampling = teacher.sampling
+
+    def before(row: dict[str, Any]) -> dict[str, Any]:
+        fields = sampling.model_dump(exclude={"seed"})
+        if sampling.temperature and gpu:  # not taken on a CPU
+            fields["seed"] = int(row["seed"])
+        return {"tokenized_prompt": list(row["prompt_ids"]), "sampling_params": fields}
+
+    def after(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: row[name] for name in CARRIED} | _outcome(row, max_tokens=sampling.max_tokens)
+
+    small = {"num_cpus": 0.25}  # Ray's own stages beside the engine
+    processor = build_processor(config, preprocess=before, preprocess_map_kwargs=small)
+    prompts = files.map_batches(read_prompts, batch_size=1, batch_format="pyarrow", **small)
+    return processor(prompts).map(after, **small)
+
+
+def _bundles(pool: Pool, kwargs: dict[str, Any]) -> list[dict[str, float]]:
+    """What one engine reserves: a bundle for each of its devices, the pool's mark on the first."""
+    sizes = [kwargs[name] for name in ("tensor_parallel_size", "pipeline_parallel_size") if name in kwargs]
+    devices = math.prod(sizes)
+    bundle = {"CPU": pool.cpus_per_worker} | ({"GPU": pool.gpus_per_worker / devices} if pool.gpus_per_worker else {})
+    bundles = [dict(bundle) for _ in range(devices)]
+    if pool.resource:
+        bundles[0][pool.resource] = 1
+    return bundles
+
+
+def _outcome(row: dict[str, Any], *, max_tokens: int) -> dict[str, Any]:
+    """Ray gives no finish reason: a text with all the tokens that it may have was cut off."""
+    if row["__inference_error__"]:
+        result = failed(f"engine error: {row['__inference_error__']}")
+    else:
+        count = int(row["num_generated_tokens"])
+        result = outcome(
+            row["generated_text"],
+            "length" if count >= max_tokens else "stop",
+            input_tokens=int(row["num_input_tokens"]),
+            output_tokens=count,
+        )
+    return asdict(result) | {"engine_start_s": 0.0, "engine_ready_at": 0.0}

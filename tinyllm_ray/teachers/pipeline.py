@@ -1,0 +1,273 @@
+"""Teachers at work: question files in, one store of Rationale rows for each teacher out.
+
+    questions -> rows that the store lacks (pending.py) -> actors in the teacher pool -> store.append, batch by batch
+
+A row is never made twice: its key says whether the store has it. A row that fails is tried again, then recorded with
+its reason, and the next run tries it again.
+"""
+
+import errno
+import functools
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tinyllm_ray import storage
+from tinyllm_ray.config import UserError, digest
+from tinyllm_ray.data import store
+from tinyllm_ray.data.quality import find_flags
+from tinyllm_ray.data.questions import QuestionFile, iterate_questions
+from tinyllm_ray.rows import Question, Rationale
+from tinyllm_ray.schema import Experiment, Pool, Teacher
+from tinyllm_ray.tasks.choice import extract_answer
+from tinyllm_ray.teachers.engines.base import EMPTY_OUTPUT
+from tinyllm_ray.teachers.engines.registry import Engine, choose_engine
+from tinyllm_ray.teachers.manifest import given_store, rationale_store, store_manifest, target_manifest
+from tinyllm_ray.teachers.pending import READ_ROWS, Pending, Target, read_candidates, rewrite, write_pending
+from tinyllm_ray.teachers.progress import Bars
+
+__all__ = ["TeacherReport", "generate", "rationale_store", "store_manifest"]
+
+
+@dataclass
+class TeacherReport:
+    """What one teacher did in one run."""
+
+    teacher: str
+    store: str = ""  # its rationales
+    answer_store: str = ""  # its own answers, without teacher forcing; empty where none were asked for
+    wanted: int = 0
+    found: int = 0  # of the wanted, already in the store
+    generated: int = 0
+    failed: dict[str, int] = field(default_factory=dict)  # reason -> rows
+    shortened: int = 0  # prompts that lost in-context examples to fit
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0  # of the input, taken from the prefix cache
+    tokens_per_second: float = 0.0  # generated ones, from the first engine's readiness on
+    engine_start_s: float = 0.0
+    wall_s: float = 0.0
+    accuracy: dict[str, float] = field(default_factory=dict)  # of its own answers, by split
+
+
+def generate(
+    experiment: Experiment, *, output_dir: str, questions: dict[str, QuestionFile]
+) -> dict[str, TeacherReport]:
+    """Let every teacher write what its store lacks. Ray is running already.
+
+    Raises UserError before any engine starts for what is wrong in the configuration, and after everything is stored
+    where a teacher failed for more than `max_failed_fraction` of its rows.
+    """
+    targets = {
+        teacher.name: _open_targets(experiment, teacher, output_dir=output_dir, questions=questions)
+        for teacher in experiment.teachers
+    }
+    candidates = read_candidates(
+        questions, examples=experiment.prompts.in_context.examples if any(targets.values()) else 0
+    )
+    with Bars() as bars, _said_when_full(output_dir):
+        work = functools.partial(
+            _run_teacher, experiment, targets=targets, candidates=candidates, output_dir=output_dir, bars=bars
+        )
+        if experiment.pools.schedule == "parallel" and experiment.working_teachers:
+            with ThreadPoolExecutor(len(experiment.teachers)) as threads:
+                reports = list(threads.map(work, experiment.teachers))
+        else:
+            reports = [work(teacher) for teacher in experiment.teachers]
+    _check_failures(experiment, reports)
+    return {report.teacher: report for report in reports}
+
+
+@contextmanager
+def _said_when_full(output_dir: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"no space is left below output.dir={output_dir} ({error.strerror}). What was stored is whole and "
+            "stays; make room or set another output.dir, and run again"
+        ) from None
+
+
+def _open_targets(
+    experiment: Experiment, teacher: Teacher, *, output_dir: str, questions: dict[str, QuestionFile]
+) -> list[Target]:
+    """The splits of the stores that a teacher has to fill; none where it comes with a store."""
+    if teacher.store:
+        given_store(teacher, dataset=experiment.dataset.name)
+        return []
+    # Without teacher forcing a split's rationales are its answers too: one target, counted as answers.
+    targets: dict[tuple[str, str], Target] = {}
+    for answers, splits in ((False, experiment.prompts.rationale_splits), (True, experiment.prompts.answer_splits)):
+        manifest = target_manifest(experiment, teacher, answers=answers)
+        folder = store.store_folder(output_dir, manifest)
+        if splits:
+            store.open_store(folder, manifest)
+        for split in splits:
+            if split in questions:
+                targets[folder, split] = Target(
+                    split, folder, answers, digest(manifest), manifest["teacher_forcing"], questions[split]
+                )
+    return list(targets.values())
+
+
+def _run_teacher(
+    experiment: Experiment,
+    teacher: Teacher,
+    *,
+    targets: dict[str, list[Target]],
+    candidates: Sequence[Question],
+    output_dir: str,
+    bars: Bars,
+) -> TeacherReport:
+    """Find what is missing, let the engine make it, try again what failed."""
+    began = time.monotonic()
+    report = TeacherReport(teacher.name, store=rationale_store(experiment, teacher.name, output_dir=output_dir))
+    if not targets[teacher.name]:
+        return report
+    engine = choose_engine(teacher, pool=_share_of_pool(experiment), prompts=experiment.prompts, output_dir=output_dir)
+    folder = storage.join(output_dir, "pending", teacher.name)
+    pending = write_pending(
+        targets[teacher.name],
+        folder=folder,
+        teacher=teacher,
+        prompts=experiment.prompts,
+        candidates=candidates,
+        engine=engine,
+    )
+    report.wanted, report.found, report.shortened = pending.wanted, pending.found, pending.shortened
+    failures = Counter(pending.failed)
+    if pending.rows:
+        engine.check()
+        meter = _Meter(report, bars.add(teacher.name, total=pending.rows))
+        failures += _run_pending(engine, pending, targets[teacher.name], meter, folder=folder)
+    storage.remove_folder(folder)
+    report.failed = dict(failures)
+    report.accuracy = {t.split: _accuracy(t) for t in targets[teacher.name] if t.answers}
+    report.answer_store = next((t.folder for t in targets[teacher.name] if t.answers), "")
+    report.wall_s = time.monotonic() - began
+    return report
+
+
+def _share_of_pool(experiment: Experiment) -> Pool:
+    """Teachers that run at the same time share the pool's workers."""
+    pool = experiment.pools.teacher
+    if experiment.pools.schedule == "sequential":
+        return pool
+    return pool.model_copy(update={"workers": pool.workers // len(experiment.working_teachers)})
+
+
+def _run_pending(
+    engine: Engine, pending: Pending, targets: Sequence[Target], meter: "_Meter", *, folder: str
+) -> Counter[str]:
+    """Run all prompts, then again those that failed; returns how many failed in the end, by reason."""
+    files, failures = pending.files, Counter[str]()
+    for attempt in range(1, engine.teacher.max_attempts + 1):
+        last = attempt == engine.teacher.max_attempts
+        again: set[str] = set()
+        for batch in engine.run(files, longest_prompt=pending.longest_prompt):
+            retried = _retried(batch, engine) if not last else pa.array([False] * len(batch))
+            again.update(batch.filter(retried)["key"].to_pylist())
+            final = batch.filter(pc.invert(retried))
+            failures.update(_reason(failure) for failure in final["failure"].to_pylist() if failure)
+            _store(final, targets)
+            meter.count(final)
+        if not again:
+            break
+        rows = engine.teacher.batch_size
+        files = rewrite(files, again, folder=storage.join(folder, f"again-{attempt}"), rows_per_file=rows)
+    return failures
+
+
+def _retried(batch: pa.Table, engine: Engine) -> pa.Array:
+    """Failed rows that another try may help; the text of a greedy engine would be empty again."""
+    same_again = engine.kind != "endpoint" and engine.teacher.sampling.temperature == 0
+    hopeless = ["", EMPTY_OUTPUT] if same_again else [""]
+    return pc.invert(pc.is_in(batch["failure"], value_set=pa.array(hopeless)))
+
+
+def _reason(failure: str) -> str:
+    """`engine error: RuntimeError ...` counts as `engine error`."""
+    return failure.partition(":")[0]
+
+
+def _store(batch: pa.Table, targets: Sequence[Target]) -> None:
+    for number in pc.unique(batch["target"]).to_pylist():
+        rows = batch.filter(pc.equal(batch["target"], number)).to_pylist()
+        store.append(targets[number].folder, targets[number].split, [_rationale(row) for row in rows])
+
+
+def _rationale(row: dict[str, Any]) -> Rationale:
+    text = row["text"].strip()
+    predicted = extract_answer(text, row["choices"])
+    return Rationale(
+        key=row["key"],
+        question_id=row["question_id"],
+        sample=row["sample"],
+        rationale=text,
+        predicted_answer=predicted,
+        finish_reason=row["finish_reason"],
+        failure=row["failure"],
+        dropped_examples=row["dropped_examples"],
+        input_tokens=row["input_tokens"],
+        output_tokens=row["output_tokens"],
+        flags=find_flags(text, answer=row["answer"], predicted=predicted, finish_reason=row["finish_reason"]),
+    )
+
+
+class _Meter:
+    """Counts what an engine makes, for the report and the progress bar."""
+
+    def __init__(self, report: TeacherReport, bar: Any) -> None:
+        self._report = report
+        self._bar = bar
+        self._began = time.time()
+        self._ready_at = self._began
+
+    def count(self, batch: pa.Table) -> None:
+        report = self._report
+        good = batch.filter(pc.equal(batch["failure"], ""))
+        report.generated += len(good)
+        for name in ("input_tokens", "output_tokens", "cached_tokens"):
+            setattr(report, name, getattr(report, name) + (pc.sum(good[name]).as_py() or 0))
+        if len(batch) and not report.engine_start_s:
+            report.engine_start_s = batch["engine_start_s"][0].as_py()
+            self._ready_at = batch["engine_ready_at"][0].as_py() or self._began
+        report.tokens_per_second = report.output_tokens / max(time.time() - self._ready_at, 1e-3)
+        self._bar.advance(len(good), report.tokens_per_second)
+
+    def close(self) -> None:
+        self._bar.finish()
+
+
+def _accuracy(target: Target) -> float:
+    """Share of a split's questions that the teacher's own first answer gets right; unanswered ones count as wrong."""
+    rows = store.read(target.folder, target.split, ["question_id", "sample", "predicted_answer"])
+    rows = rows.filter(pc.equal(rows["sample"], 0))
+    predicted = dict(zip(rows["question_id"].to_pylist(), rows["predicted_answer"].to_pylist(), strict=True))
+    right = 0
+    for batch in iterate_questions(target.questions.path, READ_ROWS):
+        right += sum(q.question_id in predicted and predicted[q.question_id] == q.answer for q in batch)
+    return right / max(target.questions.rows, 1)
+
+
+def _check_failures(experiment: Experiment, reports: Sequence[TeacherReport]) -> None:
+    for report in reports:
+        allowed = experiment.teacher(report.teacher).max_failed_fraction
+        failed = sum(report.failed.values())
+        if failed > allowed * report.wanted:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(report.failed.items()))
+            raise UserError(
+                f"teacher {report.teacher} failed for {failed} of {report.wanted} rows ({reasons}), more than "
+                f"teachers.{report.teacher}.max_failed_fraction={allowed} allows. All rows are stored, with the reason "
+                f"in column `failure` of {report.store}; run again to try the failed ones again"
+            )

@@ -1,0 +1,55 @@
+"""The winner's model folder -> a registered MLflow model with the alias `champion`.
+
+In: the trial that won and its end. Out: {"name", "version", "uri", "run_id"}, also as tags of the parent run.
+"""
+
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from tinyllm_ray import storage
+from tinyllm_ray.data.prompts import student_input
+from tinyllm_ray.data.questions import QuestionFile, read_questions
+from tinyllm_ray.tracking import Tracker
+
+
+class Winner(Protocol):
+    """What of `student.train.Trial` is read here."""
+
+    key: str
+    dir: str
+    experiment: dict[str, Any]
+
+
+def log_champion(
+    trial: Winner, end: dict[str, Any], *, tracker: Tracker, name: str, questions: dict[str, QuestionFile]
+) -> dict[str, str]:
+    """Empty where the server is away for longer than `tracking.flush_timeout_s`; the next run registers it then."""
+    question = read_questions(next(iter(questions.values())).path)[0]
+    example = student_input(trial.experiment["student"]["label_prefix"], question)
+    registered = tracker.register(
+        trial.key,
+        storage.join(trial.dir, "model"),
+        name=name,
+        input_example=example,
+        description=_describe(trial, end, name=name, example=example),
+    )
+    if registered is None:
+        return {}
+    values = asdict(registered)
+    tracker.summarize({}, tags={f"champion.{key}": value for key, value in values.items()}, artifacts=[])
+    return values
+
+
+def _describe(trial: Winner, end: dict[str, Any], *, name: str, example: str) -> str:
+    scores = ", ".join(f"{metric} {end[metric]:.4f}" for metric in ("eval/accuracy", "test/accuracy") if metric in end)
+    return "\n".join(
+        [
+            f"`{trial.key}`: {scores}.",
+            "",
+            "```python",
+            f'parts = mlflow.transformers.load_model("models:/{name}@champion", return_type="components")',
+            f'inputs = parts["tokenizer"]({example.splitlines()[0] + " ..."!r}, return_tensors="pt")',
+            'print(parts["tokenizer"].decode(parts["model"].generate(**inputs)[0], skip_special_tokens=True))',
+            "```",
+        ]
+    )

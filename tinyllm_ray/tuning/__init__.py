@@ -1,0 +1,1 @@
+"""Methods, trials and the search: a training specification in, finished trials out."""
