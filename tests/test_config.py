@@ -93,6 +93,15 @@ def test_teachers_are_meant_by_name_by_place_or_all_at_once(tmp_path: Path) -> N
     assert experiment.teacher("fox") == fox
 
 
+def test_a_teachers_default_prefix_is_its_name_and_no_two_components_share_one(tmp_path: Path) -> None:
+    assert [teacher.task_prefix for teacher in load(tmp_path).teachers] == ["owl: ", "fox: "]
+    message = r"teachers\.fox\.task_prefix: 'owl:  ' is teachers\.owl\.task_prefix too"
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, "teachers.fox.task_prefix='owl:  '")
+    with pytest.raises(UserError, match=r"teachers\.owl\.task_prefix: 'predict: ' is student\.label_prefix too"):
+        load(tmp_path, "teachers.owl.task_prefix='predict: '")
+
+
 def test_a_teacher_may_carry_the_name_of_a_key_or_a_dot(tmp_path: Path) -> None:
     text = BASE.replace("name: owl", "name: llama-2.7b")
     experiment = load(tmp_path, "loss.rationale_weights.llama-2.7b=3", text=text)

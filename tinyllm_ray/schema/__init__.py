@@ -78,6 +78,20 @@ class Experiment(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _prefixes_differ(self) -> "Experiment":
+        """Two components with one prefix would give the student one input with two targets."""
+        taken = {" ".join(self.student.label_prefix.split()): "student.label_prefix"}
+        for teacher in self.teachers:
+            prefix, key = " ".join(teacher.task_prefix.split()), f"teachers.{teacher.name}.task_prefix"
+            if prefix in taken:
+                raise ValueError(
+                    f"{key}: {teacher.task_prefix!r} is {taken[prefix]} too, so the student would see one input with "
+                    f"two targets; give {key} a text of its own, such as '{teacher.name}: '"
+                )
+            taken[prefix] = key
+        return self
+
     @property
     def working_teachers(self) -> list[Teacher]:
         """Those that write their rationales here; the others come with a store."""

@@ -94,6 +94,10 @@ class Endpoint(Section):
         return without_credentials(url, "put the key in an environment variable and name it in api_key_env")
 
 
+def _prefix_of_name(given: dict[str, Any]) -> str:
+    return f"{given.get('name', '')}: "
+
+
 class Teacher(Section):
     name: Name
     model: str | None = Field(None, description="hub id or folder; null only with `store`")
@@ -106,7 +110,11 @@ class Teacher(Section):
         "auto", description="vLLM engine; auto: in_process on CPU, ray_data_llm on GPU"
     )
     store: str | None = Field(None, description="folder of existing rationales (holds <split>/); nothing is generated")
-    task_prefix: str = Field("rationale: ", description="what the student's input starts with for this teacher's task")
+    task_prefix: str = Field(
+        default_factory=_prefix_of_name,
+        description="what the student's input starts with for this teacher's rationale; by default the teacher's name "
+        "and `: `; no two teachers share one",
+    )
     sampling: Sampling = Sampling()
     samples_per_question: int = Field(1, ge=1, description="rationales per question; more than one needs a temperature")
     batch_size: int = Field(256, ge=1, description="prompts handed to the engine at once")
