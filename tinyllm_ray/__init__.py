@@ -2,7 +2,7 @@
 
 The walk of the data: question file -> `data.questions` -> Question -> `data.prompts` -> prompt -> a teacher actor
 in the teacher pool -> Rationale row -> Parquet store -> `data.features` -> DDP ranks in the student pool ->
-`student.loss` (one component per task) -> `student.evaluate` -> metrics -> Tune and MLflow -> `report`.
+`student.loss` (one component for each kind of target) -> `student.evaluate` -> metrics -> Tune and MLflow -> `report`.
 """
 
 __version__ = "0.1.0"

@@ -3,9 +3,9 @@
     python experiments/benchmarks/student_step.py --json
     python experiments/benchmarks/student_step.py --device cuda --shape flan-t5-large  # only torch and transformers
 
-The plain way is three forward passes, one for each task: inputs padded to the longest of the dataset, targets to the
-longest of the batch, logits at every position. Both ways run on the same rows, one after the other, and their losses
-are compared; ratios are medians over different batches. OBQA is read where the reference data is
+The plain way is three forward passes, one for each component: inputs padded to the longest of the dataset, targets to
+the longest of the batch, logits at every position. Both ways run on the same rows, one after the other, and their
+losses are compared; ratios are medians over different batches. OBQA is read where the reference data is
 (TINYLLM_REFERENCE_DATA); else sequences are drawn by OBQA's deciles of length.
 """
 
@@ -118,9 +118,9 @@ def drawn_features(rows: int) -> Features:
     table, start = [], 0
     for row in range(rows):
         source = int(np.interp(generator.random(), levels, SOURCE_DECILES))
-        for task, deciles in enumerate(TARGET_DECILES):
+        for component, deciles in enumerate(TARGET_DECILES):
             target = int(np.interp(generator.random(), levels, deciles))
-            table.append([row, task, start, source, start + source, target])
+            table.append([row, component, start, source, start + source, target])
             start += source + target
     tokens = generator.integers(3, VOCABULARY, start, dtype=np.int32)
     ids = np.array([f"q{row}" for row in range(rows)])
@@ -171,8 +171,8 @@ def plain_step(model: torch.nn.Module, features: Features, indices: np.ndarray, 
     """Three forward passes as in the reference; returns the loss."""
     total = 0.0
     examples = features.examples[indices]
-    for task in range(len(features.tasks)):
-        mine = examples[examples[:, 1] == task]
+    for component in range(len(features.components)):
+        mine = examples[examples[:, 1] == component]
         ids = padded([features.tokens[start : start + length] for start, length in mine[:, 2:4]], 0, longest)
         labels = padded([features.tokens[start : start + length] for start, length in mine[:, 4:6]], -100, 0)
         loss = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss
@@ -194,7 +194,7 @@ def rank_speedup(features: Features, arguments: argparse.Namespace) -> dict[str,
         for name in ("tokens", "examples", "question_ids"):
             np.save(f"{folder}/{name}.npy", getattr(features, name))
         job = {"folder": folder, "shape": arguments.shape, "batch_size": 4 * (arguments.batch_size or 8)}
-        job |= {"repeats": arguments.repeats, "tasks": features.tasks}
+        job |= {"repeats": arguments.repeats, "components": features.components}
         seconds = {ranks: _seconds_of_ranks(job, ranks) for ranks in (1, 2)}
     ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
     return {
@@ -226,7 +226,7 @@ def run_rank(job: dict[str, Any]) -> None:
     arrays = {
         name: np.load(f"{job['folder']}/{name}.npy", mmap_mode="r") for name in ("tokens", "examples", "question_ids")
     }
-    features = Features(**arrays, tasks=job["tasks"])
+    features = Features(**arrays, components=job["components"])
     model, settings = make_student(job["shape"]), training(job["batch_size"])
     optimizer = make_optimizer(model, settings)
     module: torch.nn.Module = StudentLoss(model)

@@ -17,11 +17,11 @@ from tinyllm_ray.student.batches import (
 
 
 def features(target_lengths):
-    """Two tasks a row: a label of 2 tokens and a rationale of the given length; sources of 5 tokens."""
+    """Two components a row: a label of 2 tokens and a rationale of the given length; sources of 5 tokens."""
     rows, start = [], 0
     for row, length in enumerate(target_lengths):
-        for task, target in ((0, 2), (1, length)):
-            rows.append([row, task, start, 5, start + 5, target])
+        for component, target in ((0, 2), (1, length)):
+            rows.append([row, component, start, 5, start + 5, target])
             start += 5 + target
     ids = np.array([f"q{row}" for row in range(len(target_lengths))])
     return Features(np.arange(start, dtype=np.int32), np.array(rows), ids, ["label", "teacher"])
@@ -93,7 +93,7 @@ def test_a_source_that_two_targets_read_lies_in_the_batch_once():
     assert batch.source.tolist() == [5, 6, 7]
     assert batch.labels.tolist() == [9, 9, 1, 8, 1]
     assert batch.decoder_input.tolist() == [0, 9, 9, 0, 8]
-    assert batch.tasks.tolist() == [1, 1, 1, 0, 0]
+    assert batch.components.tolist() == [1, 1, 1, 0, 0]
     assert batch.examples.tolist() == [1, 1, 1, 0, 0]
 
 

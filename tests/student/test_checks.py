@@ -4,12 +4,12 @@ import pytest
 
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data.features import open_features
-from tinyllm_ray.student.checks import check_ranks, check_weights, task_weights
+from tinyllm_ray.student.checks import check_ranks, check_weights, component_weights
 
 
-def test_task_weights_follow_the_order_of_the_tasks(make):
+def test_component_weights_follow_the_order_of_the_components(make):
     loss = make.make_experiment(loss={"label_weight": 0.5, "rationale_weights": {"short": 3.0}}).loss
-    assert task_weights(loss, ["label", "long", "short"]) == [0.5, 0.0, 3.0]
+    assert component_weights(loss, ["label", "long", "short"]) == [0.5, 0.0, 3.0]
 
 
 def test_more_ranks_than_rows_are_refused(experiment):

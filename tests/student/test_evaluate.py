@@ -7,14 +7,13 @@ import torch
 from tinyllm_ray.data.features import open_features
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.schema import Evaluation
-from tinyllm_ray.student.checks import task_weights
+from tinyllm_ray.student.checks import component_weights
 from tinyllm_ray.student.evaluate import (
     Reader,
     calibration_error,
     choice_scores,
     evaluate,
     generate,
-    paired_interval,
     validation_losses,
 )
 from tinyllm_ray.student.model import load_student
@@ -90,7 +89,7 @@ def test_validation_losses_name_the_tasks_that_have_weight(world, make):
     trial = world.trial()
     model, _ = load_student(experiment.student, tokenizer_folder=trial.tokenizer, seed=0)
     features = open_features(trial.features, "validation")
-    weights = task_weights(experiment.loss, features.tasks)
+    weights = component_weights(experiment.loss, features.components)
     settings = {"weights": weights, "training": experiment.training, "dtype": "float32", "max_rows": None}
     assert set(validation_losses(model, features, **settings)) == {"eval/loss/label", "eval/loss/short"}
 
@@ -99,10 +98,3 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
     # bin 0.6-0.7: confidence 0.65, accuracy 0.5, two of three rows; bin 0.9-1: confidence 1, accuracy 1
     assert calibration_error([0.62, 0.68, 1.0], [True, False, True]) == pytest.approx(2 / 3 * 0.15)
     assert calibration_error([1.0, 1.0], [False, False]) == 1.0
-
-
-def test_paired_intervals_hold_the_mean_difference_and_know_noise():
-    mean, low, high = paired_interval([1, 1, 1, 1], [0, 0, 0, 0])
-    assert (mean, low, high) == (1.0, 1.0, 1.0)
-    mean, low, high = paired_interval([1, 0, 1, 0] * 25, [0, 1, 0, 1] * 25)
-    assert mean == 0 and low < 0 < high

@@ -11,18 +11,18 @@ from tinyllm_ray.data.features import open_features, read_meta
 from tinyllm_ray.data.tokenizer import StudentTokenizer
 
 
-def texts(trial, features, row, task):
-    """Target texts of one row and task."""
+def texts(trial, features, row, component):
+    """Target texts of one row and component."""
     tokenizer = StudentTokenizer.open(trial.tokenizer)
     table = features.examples[features.examples_of(np.array([row]))]
-    spans = [(start, length) for _, of, _, _, start, length in table if of == task]
+    spans = [(start, length) for _, of, _, _, start, length in table if of == component]
     return [tokenizer.decode(features.tokens[start : start + length].tolist()) for start, length in spans]
 
 
 def test_each_row_has_its_answer_and_each_teachers_rationale(world):
     trial = world.trial()
     features = open_features(trial.features, "train")
-    assert features.tasks == ["label", "long", "short"]
+    assert features.components == ["label", "long", "short"]
     assert texts(trial, features, 5, 0) == ["green"]
     assert texts(trial, features, 5, 2) == ["it is green"]
     assert features.question_ids[5] == "train-5"
@@ -56,7 +56,7 @@ def test_a_row_without_a_usable_rationale_keeps_its_other_tasks(world, make):
     trial = world.trial(training={"use_rationales": {"drop": ["looping"]}})
     features = open_features(trial.features, "train")
     assert [len(texts(trial, features, row, 2)) for row in range(6)] == [0, 0, 1, 0, 0, 0]
-    assert all(len(texts(trial, features, row, task)) == 1 for row in range(6) for task in (0, 1))
+    assert all(len(texts(trial, features, row, component)) == 1 for row in range(6) for component in (0, 1))
     masked = read_meta(trial.features)["splits"]["train"]["masked"]
     assert masked["short/empty"] == 2 and masked["short/flagged"] == 1 and masked["short/missing"] == 39
 

@@ -113,7 +113,7 @@ def test_the_loss_falls_and_log_lines_hold_weighted_means(ready):
     run(model, features, training, hooks=hooks)
     assert list(lines) == [10, 20, 30]
     assert lines[30]["train/loss"] < 0.7 * lines[10]["train/loss"]
-    parts = [lines[30][f"train/loss/{task}"] for task in ("label", "long", "short")]
+    parts = [lines[30][f"train/loss/{component}"] for component in ("label", "long", "short")]
     assert lines[30]["train/loss"] == pytest.approx(np.dot(parts, WEIGHTS))
 
 

@@ -1,4 +1,4 @@
-"""Our loss against the plain way (a padded forward pass for each task) and against values worked out by hand."""
+"""Our loss against the plain way (a padded forward pass for each component) and against values worked out by hand."""
 
 import math
 
@@ -32,7 +32,7 @@ TARGETS = (
     (4, 2, 7),
     (5, 2, 20),
     (0, 2, 1),
-)  # source, task, length
+)  # source, component, length
 
 
 def t5(**changes):
@@ -70,20 +70,22 @@ STUDENTS = {
 def sequences():
     generator = np.random.default_rng(0)
     sources = [generator.integers(3, VOCABULARY, length) for length in SOURCES]
-    return sources, [(source, task, generator.integers(3, VOCABULARY, length)) for source, task, length in TARGETS]
+    return sources, [
+        (source, component, generator.integers(3, VOCABULARY, length)) for source, component, length in TARGETS
+    ]
 
 
 def packed(model, rows, sources):
-    which, tasks, targets = zip(*rows, strict=True)
-    return pack(sources, which, targets, tasks, decoder_start=decoder_start(model))
+    which, components, targets = zip(*rows, strict=True)
+    return pack(sources, which, targets, components, decoder_start=decoder_start(model))
 
 
 def plain_loss(model, rows, sources):
-    """One forward pass for each task, padded to the longest source and target, as the reference does it."""
+    """One forward pass for each component, padded to the longest source and target, as the reference does it."""
     model.set_attn_implementation("eager")
     total = 0
-    for task, weight in enumerate(WEIGHTS):
-        mine = [(sources[source], target) for source, of, target in rows if of == task]
+    for component, weight in enumerate(WEIGHTS):
+        mine = [(sources[source], target) for source, of, target in rows if of == component]
         if model.config.is_encoder_decoder:
             ids, mask = padded([source for source, _ in mine], 0)
             labels, _ = padded([target for _, target in mine], -100)
@@ -126,7 +128,7 @@ def test_loss_and_gradients_equal_the_plain_way(name, micro_batches):
     torch.manual_seed(0)
     model = STUDENTS[name]().train()
     sources, rows = sequences()
-    counts = [sum(len(target) for _, task, target in rows if task == wanted) for wanted in range(3)]
+    counts = [sum(len(target) for _, component, target in rows if component == wanted) for wanted in range(3)]
     parts = [rows[first::micro_batches] for first in range(micro_batches)]
     ours, our_gradient = our_gradients(model, parts, sources, counts)
     plain = plain_loss(model, rows, sources)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 ARRAYS = ("tokens", "examples", "question_ids")
-COLUMNS = ("row", "task", "source_start", "source_length", "target_start", "target_length")
-ROW, TASK, SOURCE_START, SOURCE_LENGTH, TARGET_START, TARGET_LENGTH = range(len(COLUMNS))
+COLUMNS = ("row", "component", "source_start", "source_length", "target_start", "target_length")
+ROW, COMPONENT, SOURCE_START, SOURCE_LENGTH, TARGET_START, TARGET_LENGTH = range(len(COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Features:
     tokens: np.ndarray  # int32 [tokens]
     examples: np.ndarray  # int64 [E, 6]
     question_ids: np.ndarray  # text [Q]
-    tasks: list[str]
+    components: list[str]
 
     @cached_property
     def row_starts(self) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 <output_dir>/features/<digest>/meta.json and per split
   tokens.npy        int32, flat: every source and target, one after another
-  examples.npy      int64 [examples, 6], sorted by row: row, task, start and length of the source, then of the target
+  examples.npy      int64 [examples, 6] by row: row, component, start and length of the source, then of the target
   question_ids.npy  text, by row
-Task 0 is the label, task i the i-th teacher. Several rationales of one question are several examples.
+Component 0 is the label, component i the i-th teacher. Several rationales of one question are several examples.
 One example row: [17, 1, 52310, 48, 52358, 96]
 """
 
@@ -33,7 +33,7 @@ from tinyllm_ray.data.quality import FLAGS
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.data.tokenizer import StudentTokenizer, TokenWriter
 from tinyllm_ray.rows import Question
-from tinyllm_ray.schema import LABEL_TASK, Experiment
+from tinyllm_ray.schema import LABEL, Experiment
 
 FORMAT = 1
 ROWS_AT_ONCE = 2048
@@ -66,7 +66,7 @@ def open_features(folder: str, split: str) -> Features:
     local = storage.local_folder(folder)
     meta = json.loads((local / "meta.json").read_text())
     arrays = {name: np.load(local / split / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
-    return Features(**arrays, tasks=meta["plan"]["tasks"])
+    return Features(**arrays, components=meta["plan"]["components"])
 
 
 def read_meta(folder: str) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def read_meta(folder: str) -> dict[str, Any]:
 def check_counts(counts: dict[str, Any], split: str, experiment: Experiment) -> None:
     """Refuse features that would lose question text, choices or answers, or that belong to other questions."""
     limits = {"input": ("student.max_input_tokens", experiment.student.max_input_tokens)}
-    limits[LABEL_TASK] = ("student.max_label_tokens", experiment.student.max_label_tokens)
+    limits[LABEL] = ("student.max_label_tokens", experiment.student.max_label_tokens)
     for kind, (key, limit) in limits.items():
         cut, total, longest = counts["truncated"][kind], counts["total"][kind], counts["longest"][kind]
         if total and cut / total > experiment.training.max_truncated_fraction:
@@ -121,7 +121,7 @@ def _plan(
         "questions": {split: questions[split].digest for split in ("train", "validation") if split in questions},
         "tokenizer": tokenizer_digest(tokenizer_folder),
         "stores": {name: store.content_digest(stores[name]) for name in used},
-        "tasks": [LABEL_TASK, *(teacher.name for teacher in teachers)],
+        "components": [LABEL, *(teacher.name for teacher in teachers)],
         "prefixes": [student.label_prefix, *(teacher.task_prefix for teacher in teachers)],
         "max_input_tokens": student.max_input_tokens,
         "max_label_tokens": student.max_label_tokens,
@@ -188,12 +188,12 @@ def _build_split(
         name: Counter() for name in ("truncated", "total", "longest", "unknown", "store_rows", "masked")
     }
     targets: dict[int, Targets] = {}
-    for task, name in enumerate(plan["tasks"]):
-        if task:
-            targets[task] = join_targets(stores[name], split, ids, "rationale", name, plan["drop"], counts)
+    for component, name in enumerate(plan["components"]):
+        if component:
+            targets[component] = join_targets(stores[name], split, ids, "rationale", name, plan["drop"], counts)
     if plan["label_source"] != "gold" and split == "train":
         key = _answers_key(plan["label_source"])
-        targets[0] = join_targets(stores[key], split, ids, "predicted_answer", LABEL_TASK, [], counts)
+        targets[0] = join_targets(stores[key], split, ids, "predicted_answer", LABEL, [], counts)
     tokens = TokenWriter(folder / "tokens.npy")
     examples = ArrayWriter(folder / "examples.npy", np.int64, (len(COLUMNS),))
     first = 0
@@ -202,7 +202,7 @@ def _build_split(
         first += len(chunk)
     tokens.finish()
     examples.finish()
-    kinds = ["input", *plan["tasks"]]
+    kinds = ["input", *plan["components"]]
     return {
         "rows": len(ids),
         **{name: {kind: counts[name][kind] for kind in kinds} for name in ("truncated", "total", "longest")},
@@ -230,19 +230,19 @@ def _encode_chunk(
     """Tokenize some questions with all their targets; returns their part of the example table."""
     sources: dict[str, np.ndarray] = {}  # by prefix, [questions, 2] of start and length
     parts = []
-    for task, (name, prefix) in enumerate(zip(plan["tasks"], plan["prefixes"], strict=True)):
+    for component, (name, prefix) in enumerate(zip(plan["components"], plan["prefixes"], strict=True)):
         if prefix not in sources:
             encoded = tokenizer.sources([student_input(prefix, question) for question in chunk])
             limit = plan["max_input_tokens"]
             sources[prefix] = writer.add(_cut(encoded, limit, "input", tokenizer, counts))
-        if task in targets:
-            rows, texts = targets[task].between(first, first + len(chunk))
+        if component in targets:
+            rows, texts = targets[component].between(first, first + len(chunk))
         else:
             rows, texts = np.arange(first, first + len(chunk)), [question.answer for question in chunk]
-        limit = plan["max_rationale_tokens"] if task else plan["max_label_tokens"]
+        limit = plan["max_rationale_tokens"] if component else plan["max_label_tokens"]
         spans = writer.add(_cut(tokenizer.targets(texts), limit, name, tokenizer, counts))
-        task_column = np.full(len(rows), task)
-        parts.append(np.column_stack([rows, task_column, sources[prefix][rows - first], spans]))
+        component_column = np.full(len(rows), component)
+        parts.append(np.column_stack([rows, component_column, sources[prefix][rows - first], spans]))
     table = np.concatenate(parts)
     return table[np.argsort(table[:, 0], kind="stable")]
 

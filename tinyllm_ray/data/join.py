@@ -18,7 +18,7 @@ from tinyllm_ray.data import store
 
 @dataclass(frozen=True)
 class Targets:
-    """Target texts of one task, by row in ascending order; the texts lie in a file, for there may be gigabytes."""
+    """Target texts of one component, by row in ascending order; the texts lie in a file, for there may be gigabytes."""
 
     rows: np.ndarray  # int64
     starts: np.ndarray  # int64, bytes

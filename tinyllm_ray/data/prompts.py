@@ -27,7 +27,7 @@ def format_choices(choices: Sequence[str]) -> str:
 
 
 def student_input(prefix: str, question: Question) -> str:
-    """What the student reads for one task, as in the reference: prefix, question, choices."""
+    """What the student reads for one component, as in the reference: prefix, question, choices."""
     return f"{prefix}{question.question}\nAnswer Choices:\n{format_choices(question.choices)}"
 
 

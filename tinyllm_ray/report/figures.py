@@ -230,7 +230,7 @@ def _matrix(data: ReportData, variant: str) -> np.ndarray:
 
 def _curve_titles(data: ReportData) -> list[tuple[str, str]]:
     order = sorted(data.curves, key=lambda name: (name != "eval/accuracy", name))
-    titles = {"eval/accuracy": "Validation accuracy", "train/loss": "Loss, all tasks weighted"}
+    titles = {"eval/accuracy": "Validation accuracy", "train/loss": "Loss, all components weighted"}
     return [(name, titles.get(name) or f"Loss: {name.removeprefix('train/loss/')}") for name in order]
 
 

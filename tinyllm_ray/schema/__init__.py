@@ -7,13 +7,13 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from tinyllm_ray.schema.base import LABEL_TASK, Fraction, Name, Section, UserError
+from tinyllm_ray.schema.base import LABEL, Fraction, Name, Section, UserError
 from tinyllm_ray.schema.inputs import Columns, Dataset, Endpoint, InContext, Miniature, Prompts, Sampling, Teacher
 from tinyllm_ray.schema.run import Choice, Grid, LogUniform, Output, Pool, Pools, Search, Tracking, Uniform
 from tinyllm_ray.schema.student import Evaluation, FromScratch, Lora, Loss, Student, Training, UseRationales
 
 __all__ = [
-    "LABEL_TASK",
+    "LABEL",
     "Choice",
     "Columns",
     "Dataset",
@@ -66,7 +66,7 @@ class Experiment(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"teachers: two teachers are named {twice[0]!r}; names must differ")
-        reserved = {LABEL_TASK, "gold", "all"} & set(names)
+        reserved = {LABEL, "gold", "all"} & set(names)
         if reserved:
             raise ValueError(f"teachers: the name {reserved.pop()!r} is taken by the label task; choose another")
         unknown = sorted(set(self.loss.rationale_weights) - set(names))

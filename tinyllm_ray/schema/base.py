@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-LABEL_TASK = "label"
+LABEL = "label"
 
 
 class UserError(ValueError):

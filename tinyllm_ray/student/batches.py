@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from tinyllm_ray.data.arrays import (
+    COMPONENT,
     ROW,
     SOURCE_LENGTH,
     SOURCE_START,
     TARGET_LENGTH,
     TARGET_START,
-    TASK,
     Features,
 )
 
@@ -46,7 +46,7 @@ class Batch:
     target_groups: list[Group]
     label_positions: torch.Tensor | None  # int64 [M]: where in N each label is predicted; decoder-only students
     labels: torch.Tensor  # int64 [M]
-    tasks: torch.Tensor  # int64 [M]
+    components: torch.Tensor  # int64 [M]
     examples: torch.Tensor  # int64 [M]: position of the label's example in the list given to `collate`
 
     def to(self, device: torch.device) -> "Batch":
@@ -65,15 +65,15 @@ def _epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
 
 
 def active_examples(features: Features, rows: np.ndarray, active: Sequence[int]) -> np.ndarray:
-    """Example indices of the rows whose task has a weight."""
+    """Example indices of the rows whose component has a weight."""
     indices = features.examples_of(rows)
-    return indices[np.isin(features.examples[indices, TASK], active)]
+    return indices[np.isin(features.examples[indices, COMPONENT], active)]
 
 
-def component_tokens(features: Features, indices: np.ndarray, tasks: int) -> np.ndarray:
-    """Target tokens of each task in a global batch; [tasks]."""
+def component_tokens(features: Features, indices: np.ndarray, components: int) -> np.ndarray:
+    """Target tokens of each component in a global batch; [components]."""
     table = features.examples[indices]
-    return np.bincount(table[:, TASK], weights=table[:, TARGET_LENGTH], minlength=tasks)
+    return np.bincount(table[:, COMPONENT], weights=table[:, TARGET_LENGTH], minlength=components)
 
 
 def rank_share(features: Features, indices: np.ndarray, *, rank: int, ranks: int) -> np.ndarray:
@@ -114,25 +114,25 @@ def collate(features: Features, indices: np.ndarray, *, decoder_start: int | Non
     starts, which = np.unique(table[:, SOURCE_START], return_inverse=True)
     lengths = dict(zip(table[:, SOURCE_START].tolist(), table[:, SOURCE_LENGTH].tolist(), strict=True))
     sources = [tokens[start : start + lengths[start]] for start in starts.tolist()]
-    return pack(sources, which.tolist(), targets, table[:, TASK].tolist(), decoder_start=decoder_start)
+    return pack(sources, which.tolist(), targets, table[:, COMPONENT].tolist(), decoder_start=decoder_start)
 
 
 def pack(
     sources: Sequence[Any],
     which: Sequence[int],
     targets: Sequence[Any],
-    tasks: Sequence[int],
+    components: Sequence[int],
     *,
     decoder_start: int | None,
 ) -> Batch:
     """Targets with their sources (`which`: target -> source) as one batch; without `decoder_start`: decoder-only."""
     if decoder_start is None:
-        return _pack_prompts(sources, which, targets, tasks)
-    return _pack_pairs(sources, which, targets, tasks, decoder_start)
+        return _pack_prompts(sources, which, targets, components)
+    return _pack_pairs(sources, which, targets, components, decoder_start)
 
 
 def _pack_pairs(
-    sources: Sequence[Any], which: Sequence[int], targets: Sequence[Any], tasks: Sequence[int], decoder_start: int
+    sources: Sequence[Any], which: Sequence[int], targets: Sequence[Any], components: Sequence[int], decoder_start: int
 ) -> Batch:
     """Encoder-decoder: each source lies in the batch once, however many targets read it."""
     source_order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
@@ -156,12 +156,14 @@ def _pack_pairs(
         target_groups=target_groups,
         label_positions=None,
         labels=_flat(ordered),
-        tasks=_repeat([tasks[i] for i in order], lengths),
+        components=_repeat([components[i] for i in order], lengths),
         examples=_repeat(order, lengths),
     )
 
 
-def _pack_prompts(sources: Sequence[Any], which: Sequence[int], targets: Sequence[Any], tasks: Sequence[int]) -> Batch:
+def _pack_prompts(
+    sources: Sequence[Any], which: Sequence[int], targets: Sequence[Any], components: Sequence[int]
+) -> Batch:
     """Decoder-only: prompt and target in one sequence; a token is predicted from the one before, prompts are masked."""
     order = sorted(range(len(targets)), key=lambda i: -len(sources[which[i]]) - len(targets[i]))
     whole = [np.concatenate([sources[which[i]], targets[i][:-1]]) for i in order]
@@ -175,7 +177,7 @@ def _pack_prompts(sources: Sequence[Any], which: Sequence[int], targets: Sequenc
         target_groups=[],
         label_positions=_flat([np.arange(end - count, end) for end, count in zip(ends, targets_of, strict=True)]),
         labels=_flat([targets[i] for i in order]),
-        tasks=_repeat([tasks[i] for i in order], targets_of),
+        components=_repeat([components[i] for i in order], targets_of),
         examples=_repeat(order, targets_of),
     )
 
@@ -193,11 +195,13 @@ def groups_of(lengths: Sequence[int]) -> list[Group]:
 def shuffled_rationales(features: Features, *, seed: int) -> Features:
     """The control: each teacher's targets go round among that teacher's questions, so that none keeps its own."""
     examples = np.array(features.examples)
-    for task in range(1, len(features.tasks)):
-        places = np.flatnonzero(examples[:, TASK] == task)
-        cycle = np.random.default_rng((seed, task)).permutation(places)
+    for component in range(1, len(features.components)):
+        places = np.flatnonzero(examples[:, COMPONENT] == component)
+        cycle = np.random.default_rng((seed, component)).permutation(places)
         examples[cycle, TARGET_START:] = examples[np.roll(cycle, 1), TARGET_START:]
-    return Features(tokens=features.tokens, examples=examples, question_ids=features.question_ids, tasks=features.tasks)
+    return Features(
+        tokens=features.tokens, examples=examples, question_ids=features.question_ids, components=features.components
+    )
 
 
 def _index(starts: Sequence[int], lengths: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:

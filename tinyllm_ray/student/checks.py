@@ -1,18 +1,18 @@
-"""The weight of each task, and what would make a training pointless: UserError with the key to change."""
+"""The weight of each component, and what would make a training pointless: UserError with the key to change."""
 
 from collections.abc import Sequence
 
 import torch
 
 from tinyllm_ray.config import UserError
-from tinyllm_ray.data.arrays import TASK, Features
-from tinyllm_ray.schema import LABEL_TASK, Experiment, Loss
+from tinyllm_ray.data.arrays import COMPONENT, Features
+from tinyllm_ray.schema import LABEL, Experiment, Loss
 
 
-def task_weights(loss: Loss, tasks: Sequence[str]) -> list[float]:
-    """Weight of each task, in the order of `tasks`."""
-    weights = dict.fromkeys(tasks, 0.0) | loss.rationale_weights | {LABEL_TASK: loss.label_weight}
-    return [weights[task] for task in tasks]
+def component_weights(loss: Loss, components: Sequence[str]) -> list[float]:
+    """Weight of each component, in the order of `components`."""
+    weights = dict.fromkeys(components, 0.0) | loss.rationale_weights | {LABEL: loss.label_weight}
+    return [weights[component] for component in components]
 
 
 def check_ranks(experiment: Experiment, ranks: int, *, rows: int) -> None:
@@ -26,18 +26,18 @@ def check_ranks(experiment: Experiment, ranks: int, *, rows: int) -> None:
 
 
 def check_weights(experiment: Experiment, features: Features) -> None:
-    """Refuse a weight whose task has nothing to learn from."""
-    weights = {LABEL_TASK: experiment.loss.label_weight, **experiment.loss.rationale_weights}
+    """Refuse a weight whose component has nothing to learn from."""
+    weights = {LABEL: experiment.loss.label_weight, **experiment.loss.rationale_weights}
     for name, weight in weights.items():
-        key = "loss.label_weight" if name == LABEL_TASK else f"loss.rationale_weights.{name}"
-        if weight and name not in features.tasks:
+        key = "loss.label_weight" if name == LABEL else f"loss.rationale_weights.{name}"
+        if weight and name not in features.components:
             raise UserError(
                 f"{key} is {weight}, but there is no rationale store of {name}; generate it first, or set {key} to 0"
             )
         if (
             weight
             and experiment.training.steps
-            and not (features.examples[:, TASK] == features.tasks.index(name)).any()
+            and not (features.examples[:, COMPONENT] == features.components.index(name)).any()
         ):
             raise UserError(
                 f"{key} is {weight}, but {name} has no usable text for the train split; look at its store, "

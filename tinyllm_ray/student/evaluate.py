@@ -166,20 +166,22 @@ def validation_losses(
     dtype: str,
     max_rows: int | None,
 ) -> dict[str, float]:
-    """`eval/loss/<task>` of the label and of every task that has a weight and targets here."""
+    """`eval/loss/<component>` of the label and of every component that has a weight and targets here."""
     model.eval()
     device = next(model.parameters()).device
     rows = np.arange(len(features.question_ids))[:max_rows]
-    indices = active_examples(features, rows, [task for task, weight in enumerate(weights) if weight or not task])
+    indices = active_examples(
+        features, rows, [component for component, weight in enumerate(weights) if weight or not component]
+    )
     limits = {"max_tokens": training.micro_batch_tokens, "max_examples": training.micro_batch_examples}
     sums, counts = torch.zeros(len(weights), device=device), torch.zeros(len(weights), device=device)
     for part in micro_batches(features, indices, **limits):
         batch = collate(features, part, decoder_start=decoder_start(model)).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-            part_sums, part_counts = component_sums(token_losses(model, batch), batch.tasks, len(weights))
+            part_sums, part_counts = component_sums(token_losses(model, batch), batch.components, len(weights))
         sums, counts = sums + part_sums, counts + part_counts
     means = (sums / counts).tolist()
-    return {f"eval/loss/{task}": means[i] for i, task in enumerate(features.tasks) if counts[i]}
+    return {f"eval/loss/{component}": means[i] for i, component in enumerate(features.components) if counts[i]}
 
 
 def calibration_error(confidences: Sequence[float], correct: Sequence[bool]) -> float:
@@ -187,22 +189,6 @@ def calibration_error(confidences: Sequence[float], correct: Sequence[bool]) -> 
     confidence, right = np.array(confidences), np.array(correct, dtype=float)
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     return float(sum(abs((confidence - right)[bins == b].sum()) for b in range(CALIBRATION_BINS)) / len(confidence))
-
-
-def paired_interval(
-    a: Sequence[float], b: Sequence[float], *, level: float = 0.95, samples: int = 10_000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Mean of a - b over pairs, with the bounds of its bootstrap interval."""
-    differences = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    generator = np.random.default_rng(seed)
-    means = np.concatenate(
-        [
-            differences[generator.integers(0, len(differences), (100, len(differences)))].mean(1)
-            for _ in range(samples // 100)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(differences.mean()), float(low), float(high)
 
 
 def _prediction(question: Question, scores: list[float], generated: str, rationales: dict[str, str]) -> Prediction:

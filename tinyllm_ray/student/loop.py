@@ -78,7 +78,7 @@ def train(
     features: Features,
     *,
     training: "Training",
-    weights: list[float],  # by task
+    weights: list[float],  # by component
     seed: int,
     optimizer: torch.optim.Optimizer,
     first_step: int,
@@ -115,9 +115,9 @@ def train(
 def step_examples(
     features: Features, step: int, *, training: "Training", weights: list[float], seed: int
 ) -> np.ndarray:
-    """Examples of the global batch whose task has a weight."""
+    """Examples of the global batch whose component has a weight."""
     rows = batch_rows(step, rows=len(features.question_ids), batch_size=training.batch_size, seed=seed)
-    return active_examples(features, rows, [task for task, weight in enumerate(weights) if weight])
+    return active_examples(features, rows, [component for component, weight in enumerate(weights) if weight])
 
 
 def trained_tokens(features: Features, training: "Training", weights: list[float], *, seed: int) -> int:
@@ -181,7 +181,7 @@ def world_size() -> int:
 
 
 def new_totals(features: Features, device: torch.device) -> Totals:
-    count = len(features.tasks)
+    count = len(features.components)
     return Totals(torch.zeros(count, device=device), np.zeros(count), started=time.perf_counter())
 
 
@@ -207,9 +207,11 @@ def _metrics(
 ) -> dict[str, float]:
     """Means over the steps since the last log line."""
     sums = totals.sums.tolist()
-    means = {task: sums[i] / totals.tokens[i] for i, task in enumerate(features.tasks) if totals.tokens[i]}
-    losses: dict[str, Any] = {f"train/loss/{task}": mean for task, mean in means.items()}
-    total = sum(weights[i] * means[task] for i, task in enumerate(features.tasks) if task in means)
+    means = {
+        component: sums[i] / totals.tokens[i] for i, component in enumerate(features.components) if totals.tokens[i]
+    }
+    losses: dict[str, Any] = {f"train/loss/{component}": mean for component, mean in means.items()}
+    total = sum(weights[i] * means[component] for i, component in enumerate(features.components) if component in means)
     return {
         "train/loss": total,
         **losses,

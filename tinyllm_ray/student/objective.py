@@ -1,8 +1,8 @@
-"""The multi-task loss: a batch in, each component's sum and token count out, and the weighted loss to differentiate.
+"""The loss of all components: a batch in, each component's sum and token count and the weighted loss out.
 
-loss = label_weight x mean token cross-entropy of the label task
-     + sum over teachers of weight x mean token cross-entropy of that teacher's task
-Each mean is over the tokens of the global batch, on all ranks and micro-batches. Legend: M target tokens, C tasks.
+loss = label_weight x mean token cross-entropy of the label component
+     + sum over teachers of weight x mean token cross-entropy of that teacher's component
+Each mean is over the tokens of the global batch, on all ranks and micro-batches. Legend: M target tokens, C components.
 """
 
 import torch
@@ -18,10 +18,10 @@ def token_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
     return cross_entropy(target_logits(model, batch).float(), batch.labels, reduction="none")
 
 
-def component_sums(losses: torch.Tensor, tasks: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum of the token losses and number of tokens of each task; [C], [C]"""
-    sums = torch.zeros(count, dtype=losses.dtype, device=losses.device).index_add(0, tasks, losses)
-    return sums, torch.bincount(tasks, minlength=count)
+def component_sums(losses: torch.Tensor, components: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of the token losses and number of tokens of each component; [C], [C]"""
+    sums = torch.zeros(count, dtype=losses.dtype, device=losses.device).index_add(0, components, losses)
+    return sums, torch.bincount(components, minlength=count)
 
 
 class StudentLoss(nn.Module):
@@ -32,6 +32,6 @@ class StudentLoss(nn.Module):
         self.model = model
 
     def forward(self, batch: Batch, token_weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`token_weights` [C]: weight / global token count. Returns the loss (scalar) and the sum of each task [C]."""
-        sums, _ = component_sums(token_losses(self.model, batch), batch.tasks, len(token_weights))
+        """`token_weights` [C]: weight / global token count. Returns the loss (scalar) and each component's sum [C]."""
+        sums, _ = component_sums(token_losses(self.model, batch), batch.components, len(token_weights))
         return (sums * token_weights).sum(), sums.detach()

@@ -111,9 +111,9 @@ def model_card(experiment: Experiment, *, seed: int, made_from: dict[str, Any], 
         "",
         f"`{experiment.student.model}`, distilled by tinyllm_ray on the dataset `{experiment.dataset.name}`.",
         "",
-        "| task | teacher | weight | rationale store |",
+        "| component | teacher | weight | rationale store |",
         "|---|---|---|---|",
-        *(f"| {task} | {model} | {weight} | {digest} |" for task, model, weight, digest in rows),
+        *(f"| {component} | {model} | {weight} | {digest} |" for component, model, weight, digest in rows),
         "",
         f"Input: task prefix (`{experiment.student.label_prefix}` asks for the answer), question, choices. "
         f"Label source: {training.label_source}. Steps: {result['steps']}, batch {training.batch_size}, "

@@ -24,7 +24,7 @@ from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student import records
 from tinyllm_ray.student.batches import shuffled_rationales
 from tinyllm_ray.student.checkpoint import load_checkpoint, newest_step, save_checkpoint
-from tinyllm_ray.student.checks import check_dtype, check_ranks, check_weights, task_weights
+from tinyllm_ray.student.checks import check_dtype, check_ranks, check_weights, component_weights
 from tinyllm_ray.student.evaluate import evaluate, validation_losses
 from tinyllm_ray.student.loop import Hooks, make_optimizer, rank, train, trained_tokens, world_size
 from tinyllm_ray.student.model import load_student, merge_lora, parameter_count
@@ -53,7 +53,7 @@ class Run:
     model: nn.Module
     tokenizer: StudentTokenizer
     features: Features
-    weights: list[float]  # by task
+    weights: list[float]  # by component
     recorder: records.Recorder | None  # rank 0 only
     report: Report
     last: dict[str, Any] | None = None  # the latest evaluation
@@ -138,7 +138,7 @@ def _start(trial: Trial, report: Report, device: torch.device) -> tuple[Run, tor
     model, tokenizer = load_student(experiment.student, tokenizer_folder=trial.tokenizer, seed=trial.seed)
     model.to(device)
     features = open_features(trial.features, "train")
-    weights = task_weights(experiment.loss, features.tasks)
+    weights = component_weights(experiment.loss, features.components)
     check_weights(experiment, features)
     if experiment.training.shuffle_rationales:
         features = shuffled_rationales(features, seed=trial.seed)
@@ -216,7 +216,7 @@ def _finish(run: Run, result: dict[str, Any], times: dict[str, float]) -> dict[s
     result |= {"parameters": parameter_count(run.model), "device": _device_name(run.model)}
     result["trained_tokens"] = trained_tokens(run.features, experiment.training, run.weights, seed=trial.seed)
     meta = read_meta(trial.features)
-    result |= {f"truncated/{kind}": _share(meta, kind) for kind in ["input", *meta["plan"]["tasks"]]}
+    result |= {f"truncated/{kind}": _share(meta, kind) for kind in ["input", *meta["plan"]["components"]]}
     for split in ("validation", "test"):
         if split == "validation" or trial.score_test:
             result |= _score(run, split)
