@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "tinyllm_ray"
-BASE = {"config", "schema", "rows", "storage", "redact"}
+BASE = {"config", "schema", "rows", "storage", "redact", "lock"}
 GROUPS = {"tasks", "data", "teachers", "student", "miniature"}
 TOP = {"cli", "pipeline", "tuning", "report"}
 

@@ -80,6 +80,14 @@ def stamp(uri: str) -> str:
     return f"{info.size} bytes, {info.mtime_ns}"
 
 
+def modified_s(uri: str) -> float:
+    """When a file was last written, by the storage's own clock, in seconds since 1970. Raises FileNotFoundError."""
+    info = _retry(lambda: _info(uri))
+    if info.type == pafs.FileType.NotFound:
+        raise FileNotFoundError(errno.ENOENT, "no such file", uri)
+    return info.mtime_ns / 1e9
+
+
 def put_file(source: Path, uri: str) -> None:
     """Copy a local file in pieces; as atomic as `write_bytes`, for files that should not be held in memory."""
 

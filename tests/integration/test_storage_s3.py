@@ -1,12 +1,14 @@
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tinyllm_ray import storage
+from tinyllm_ray import lock, storage
 from tinyllm_ray.data.questions import prepare_questions, read_questions
-from tinyllm_ray.schema import Dataset
+from tinyllm_ray.schema import Dataset, UserError
 
 pytestmark = pytest.mark.engine
 
@@ -38,3 +40,20 @@ def test_a_missing_bucket_is_not_waited_for(bucket: str) -> None:
     with pytest.raises(OSError, match="NO_SUCH_BUCKET"):
         storage.write_bytes("s3://other-bucket/a", b"1")
     assert time.monotonic() - start < 30
+
+
+def test_a_folder_in_a_bucket_is_held_by_one(bucket: str) -> None:
+    script = (
+        "import sys\nfrom tinyllm_ray import lock\n"
+        "with lock.hold(sys.argv[1], command='run', say=print):\n"
+        "    print('held', flush=True)\n    sys.stdin.readline()"
+    )
+    command = [sys.executable, "-c", script, f"{bucket}/run"]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=f"in use by `run` on host .*, process {holder.pid}"):
+        lock.refuse_held(f"{bucket}/run")
+    holder.communicate(timeout=60)
+    with lock.hold(f"{bucket}/run", command="run", say=print):
+        assert len(storage.list_files(f"{bucket}/run")) == 1
+    assert storage.list_files(f"{bucket}/run") == []
