@@ -4,9 +4,11 @@ import json
 import os
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import rich
 import typer
 
 from tinyllm_ray import storage
@@ -32,6 +34,23 @@ Json = Annotated[bool, typer.Option("--json", help="make the last line of stdout
 def demo(overrides: Overrides = None, as_json: Json = False) -> None:
     """The whole road on the embedded miniature world (experiments/miniature.yaml)."""
     run(Path("experiments/miniature.yaml"), overrides, as_json)
+
+
+@app.command()
+def config(
+    section: Annotated[str, typer.Argument(help="a section or key, such as training or teachers.sampling")] = "",
+    json_schema: Annotated[bool, typer.Option("--json-schema", help="print a JSON schema for editors")] = False,
+    as_json: Json = False,
+) -> None:
+    """Every key of an experiment file: what is allowed, its default and its meaning."""
+    from tinyllm_ray.schema import describe
+
+    if json_schema:
+        print(json.dumps(describe.json_schema(), ensure_ascii=False))
+    elif as_json:
+        print(json.dumps({"keys": [asdict(key) for key in describe.list_keys(section)]}, ensure_ascii=False))
+    else:
+        rich.print(describe.rich_table(describe.list_keys(section)))
 
 
 @app.command()

@@ -12,7 +12,7 @@ from tinyllm_ray.cluster import connect, pools
 from tinyllm_ray.cluster.capacity import GIB, NodeKind, check_capacity, node_kinds
 from tinyllm_ray.cluster.submit import find_token, package, submit
 from tinyllm_ray.config import UserError, load_experiment, validate
-from tinyllm_ray.schema import Experiment, Pool, Pools
+from tinyllm_ray.schema import Experiment, Pool, Pools, StudentPool, TeacherPool
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -62,7 +62,9 @@ def test_only_the_pools_module_says_what_ray_is_asked_for() -> None:
 
 
 def test_a_local_ray_declares_both_pools_and_cpus_beside_them() -> None:
-    declared = pools.local_node(Pools(teacher=Pool(workers=30, resource="t"), student=Pool(workers=40, resource="s")))
+    declared = pools.local_node(
+        Pools(teacher=TeacherPool(workers=30, resource="t"), student=StudentPool(workers=40, resource="s"))
+    )
     assert declared == {"num_cpus": 74, "resources": {"t": 30, "s": 40}}
 
 

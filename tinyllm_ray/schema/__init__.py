@@ -9,7 +9,19 @@ from pydantic import Field, model_validator
 
 from tinyllm_ray.schema.base import LABEL, Fraction, Name, Section, UserError
 from tinyllm_ray.schema.inputs import Columns, Dataset, Endpoint, InContext, Miniature, Prompts, Sampling, Teacher
-from tinyllm_ray.schema.run import Choice, Grid, LogUniform, Output, Pool, Pools, Search, Tracking, Uniform
+from tinyllm_ray.schema.run import (
+    Choice,
+    Grid,
+    LogUniform,
+    Output,
+    Pool,
+    Pools,
+    Search,
+    StudentPool,
+    TeacherPool,
+    Tracking,
+    Uniform,
+)
 from tinyllm_ray.schema.student import Evaluation, FromScratch, Lora, Loss, Student, Training, UseRationales
 
 __all__ = [
@@ -37,7 +49,9 @@ __all__ = [
     "Search",
     "Section",
     "Student",
+    "StudentPool",
     "Teacher",
+    "TeacherPool",
     "Tracking",
     "Training",
     "Uniform",
@@ -46,19 +60,21 @@ __all__ = [
 
 
 class Experiment(Section):
-    name: Name
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
-    dataset: Dataset
-    prompts: Prompts = Prompts()
-    teachers: list[Teacher] = Field([])
-    student: Student
-    loss: Loss = Loss()
-    training: Training = Training()
-    evaluation: Evaluation = Evaluation()
-    search: Search = Search()
-    pools: Pools = Pools()
-    tracking: Tracking = Tracking()
-    output: Output = Output()
+    name: Name = Field(description="names the output folder and the MLflow experiment")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        [0], min_length=1, description="seeds of the training; each method is trained once for each seed"
+    )
+    dataset: Dataset = Field(description="where the questions come from")
+    prompts: Prompts = Field(Prompts(), description="what a teacher is shown")
+    teachers: list[Teacher] = Field([], description="the models that write rationales, each with a name of its own")
+    student: Student = Field(description="the small model that is trained")
+    loss: Loss = Field(Loss(), description="weights of the components of the training loss")
+    training: Training = Field(Training(), description="one training: method, length, optimizer")
+    evaluation: Evaluation = Field(Evaluation(), description="how a trained student is scored")
+    search: Search = Field(Search(), description="the search for weights, sizes and any other key")
+    pools: Pools = Field(Pools(), description="which nodes and devices the teachers and the student get")
+    tracking: Tracking = Field(Tracking(), description="where MLflow keeps parameters, metrics and models")
+    output: Output = Field(Output(), description="where everything that a run makes is written")
 
     @model_validator(mode="after")
     def _teachers_agree(self) -> "Experiment":

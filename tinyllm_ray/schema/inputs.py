@@ -17,16 +17,16 @@ class Columns(Section):
 class Miniature(Section):
     """Sizes of the generated world and of its teachers' schooling (dataset.format: miniature)."""
 
-    seed: int = Field(0, ge=0)
-    entities: int = Field(120, ge=4, le=2000, description="animals")
-    kinds: int = Field(10, ge=2, le=24, description="an animal is of one kind")
-    attributes: int = Field(8, ge=1, le=8, description="habits of a kind that questions ask for")
-    values: int = Field(5, ge=4, le=6, description="values of an attribute, shared by the kinds")
-    train: int = Field(300, ge=1, description="questions")
-    validation: int = Field(150, ge=1, description="questions")
-    test: int = Field(500, ge=1, description="questions")
+    seed: int = Field(0, ge=0, description="seed of the world and of its teachers' own training")
+    entities: int = Field(120, ge=4, le=2000, description="number of animals")
+    kinds: int = Field(10, ge=2, le=24, description="number of kinds; every animal is of one kind")
+    attributes: int = Field(8, ge=1, le=8, description="number of habits of a kind that questions ask for")
+    values: int = Field(5, ge=4, le=6, description="number of values of a habit, shared by the kinds")
+    train: int = Field(300, ge=1, description="number of training questions")
+    validation: int = Field(150, ge=1, description="number of validation questions")
+    test: int = Field(500, ge=1, description="number of test questions")
     teacher_steps: int = Field(900, ge=1, description="optimizer steps of each teacher's own training")
-    teacher_batch_size: int = Field(32, ge=1, description="lessons per step")
+    teacher_batch_size: int = Field(32, ge=1, description="examples of each such step")
 
 
 class Dataset(Section):
@@ -45,38 +45,44 @@ class Dataset(Section):
     splits: dict[Literal["train", "validation", "test"], str] = Field(
         default_factory=dict, description="file of each split, relative to `path`; empty: the format's own names"
     )
-    columns: Columns = Columns()
-    max_rejected_fraction: Fraction = Field(0.01, description="stop when more of a split's rows than this are bad")
+    columns: Columns = Field(Columns(), description="names of the file's columns (formats jsonl, json and parquet)")
+    max_rejected_fraction: Fraction = Field(
+        0.01, description="share of a split's rows that may be bad; more stop the run"
+    )
     max_rows: int | None = Field(None, ge=1, description="read at most this many rows of each split")
-    miniature: Miniature = Miniature()
+    miniature: Miniature = Field(Miniature(), description="sizes of the generated world (format: miniature)")
 
 
 class InContext(Section):
     examples: int = Field(2, ge=0, description="solved examples in a teacher's prompt")
-    pool: int | None = Field(None, ge=1, description="number of seeded example sets to share; null draws per question")
+    pool: int | None = Field(
+        None, ge=1, description="number of example sets that all questions share; null: drawn for each question"
+    )
 
 
 class Prompts(Section):
     template: str = Field("paper", description="name of a packaged template or path of a file that holds {question}")
-    in_context: InContext = InContext()
+    in_context: InContext = Field(InContext(), description="the solved examples in a teacher's prompt")
     teacher_forcing: bool = Field(True, description="show the gold answer in the teacher's prompt")
-    chat_template: Literal["auto", "always", "never"] = Field("auto", description="auto: where the tokenizer has one")
+    chat_template: Literal["auto", "always", "never"] = Field(
+        "auto", description="the tokenizer's chat template; auto: where it has one"
+    )
     rationale_splits: list[Literal["train", "validation", "test"]] = Field(
         ["train", "validation"], description="splits for which the teachers write rationales"
     )
     answer_splits: list[Literal["train", "validation", "test"]] = Field(
-        [], description="splits that the teachers answer without teacher forcing"
+        [], description="splits that the teachers also answer without teacher forcing, which scores them"
     )
     seed: int = Field(0, description="seed of the in-context choice")
 
 
 class Sampling(Section):
     max_tokens: int = Field(128, ge=1, description="new tokens a rationale may have")
-    temperature: float = Field(0.0, ge=0, description="0 is greedy")
-    top_p: float = Field(1.0, gt=0, le=1)
-    repetition_penalty: float = Field(1.0, gt=0)
+    temperature: float = Field(0.0, ge=0, description="0 always takes the likeliest token; higher draws more freely")
+    top_p: float = Field(1.0, gt=0, le=1, description="draw from the likeliest tokens of this total probability")
+    repetition_penalty: float = Field(1.0, gt=0, description="above 1 makes tokens that were written less likely")
     stop: list[str] = Field([], description="texts that end a rationale")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="seed of the sampling; unused where temperature is 0")
 
 
 class Endpoint(Section):
@@ -85,7 +91,7 @@ class Endpoint(Section):
         None, description="environment variable that holds the key; the key itself is never written"
     )
     concurrency: int = Field(16, ge=1, description="requests under way at once")
-    timeout_s: float = Field(120, gt=0)
+    timeout_s: float = Field(120, gt=0, description="seconds to wait for one answer")
     max_retries: int = Field(5, ge=0, description="tries after the first, with exponential backoff")
 
     @field_validator("url")
@@ -99,9 +105,9 @@ def _prefix_of_name(given: dict[str, Any]) -> str:
 
 
 class Teacher(Section):
-    name: Name
+    name: Name = Field(description="the teacher's name in weights, stores, metrics and overrides")
     model: str | None = Field(None, description="hub id or folder; null only with `store`")
-    revision: str | None = Field(None, description="hub revision")
+    revision: str | None = Field(None, description="hub revision: a branch, tag or commit; null: the hub's default")
     kind: Literal["auto", "vllm", "seq2seq", "endpoint"] = Field("auto", description="auto reads the model's config")
     adapter: str | None = Field(
         None, description="folder of a LoRA adapter for the model (engines in_process and seq2seq)"
@@ -115,14 +121,16 @@ class Teacher(Section):
         description="what the student's input starts with for this teacher's rationale; by default the teacher's name "
         "and `: `; no two teachers share one",
     )
-    sampling: Sampling = Sampling()
+    sampling: Sampling = Field(Sampling(), description="how the teacher's tokens are drawn")
     samples_per_question: int = Field(1, ge=1, description="rationales per question; more than one needs a temperature")
     batch_size: int = Field(256, ge=1, description="prompts handed to the engine at once")
     batch_tokens: int = Field(16384, ge=1, description="seq2seq: padded source tokens of one batch")
     engine_kwargs: dict[str, Any] = Field(default_factory=dict, description="passed to vLLM as they are")
-    endpoint: Endpoint | None = None
+    endpoint: Endpoint | None = Field(None, description="the server that writes the rationales (kind: endpoint)")
     max_attempts: int = Field(2, ge=1, description="tries of a failed row within one run")
-    max_failed_fraction: Fraction = Field(0.01, description="fail the run when more rows than this have no rationale")
+    max_failed_fraction: Fraction = Field(
+        0.01, description="share of rows that may end without a rationale; more stop the run"
+    )
     trust_remote_code: bool = Field(False, description="run code that comes with the model; logged when on")
 
     @model_validator(mode="after")

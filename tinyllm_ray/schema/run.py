@@ -8,70 +8,95 @@ from tinyllm_ray.schema.base import Name, Section, without_credentials
 
 
 class Choice(Section):
-    choice: list[Any] = Field(min_length=1)
+    choice: list[Any] = Field(min_length=1, description="one of these values is drawn for a trial")
 
 
 class Grid(Section):
-    grid: list[Any] = Field(min_length=1)
+    grid: list[Any] = Field(min_length=1, description="each of these values is tried")
 
 
 class Uniform(Section):
-    uniform: tuple[float, float]
+    uniform: tuple[float, float] = Field(description="lowest and highest value, every value between as likely")
 
 
 class LogUniform(Section):
-    loguniform: tuple[Annotated[float, Field(gt=0)], float]
+    loguniform: tuple[Annotated[float, Field(gt=0)], float] = Field(
+        description="lowest and highest value, both above 0, every order of magnitude as likely"
+    )
 
 
 class Search(Section):
     space: dict[str, Choice | Grid | Uniform | LogUniform] = Field(
-        default_factory=dict, description="dotted path -> one of choice, grid, uniform, loguniform"
+        default_factory=dict,
+        description="by the dotted path of a key: the values to try, as one of choice, grid, uniform, loguniform",
     )
-    searcher: Literal["random", "grid", "optuna"] = Field("random", description="grid needs `grid` entries only")
-    scheduler: Literal["none", "asha", "hyperband"] = "asha"
+    searcher: Literal["random", "grid", "optuna"] = Field(
+        "random", description="how values are drawn; grid needs `grid` entries only"
+    )
+    scheduler: Literal["none", "asha", "hyperband"] = Field(
+        "asha", description="what stops weak trials early; none trains each to its end"
+    )
     objectives: list[Literal["accuracy", "parameters"]] = Field(
-        ["accuracy"], min_length=1, description="two need searcher optuna"
+        ["accuracy"], min_length=1, description="what is best: accuracy up, parameters down; both need searcher optuna"
     )
     num_samples: int = Field(8, ge=1, description="trials (times the grid)")
     ranks_per_trial: int = Field(
         1, ge=1, description="DDP ranks of one trial; the winner is trained on the whole student pool"
     )
     by_model: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="overrides that go with a value of student.model"
+        default_factory=dict,
+        description="by a value of student.model: the keys that are set with it, such as training.batch_size",
     )
     rung_metric: Literal["loss", "accuracy"] = Field(
-        "loss", description="what a scheduler stops by; the answers' validation loss tells trials apart before accuracy"
+        "loss",
+        description="what a scheduler stops by; the answers' validation loss tells trials apart earlier than accuracy",
     )
     grace_steps: int = Field(100, ge=1, description="steps before a scheduler may stop a trial")
-    reduction_factor: int = Field(3, ge=2)
-    max_hours: float | None = Field(None, gt=0)
-    max_gpu_hours: float | None = Field(None, gt=0)
+    reduction_factor: int = Field(3, ge=2, description="a scheduler lets one trial in this many go on at each rung")
+    max_hours: float | None = Field(None, gt=0, description="stop the search after this many hours; null: no limit")
+    max_gpu_hours: float | None = Field(
+        None, gt=0, description="stop the search after this many GPU hours of all trials together; null: no limit"
+    )
     patience_trials: int | None = Field(None, ge=1, description="stop when this many trials in a row were no better")
     max_failures: int = Field(1, ge=0, description="restarts of a crashed trial")
     final_seeds: list[int] = Field([0], min_length=1, description="seeds over which the winner is scored on test")
-    seed: int = 0
+    seed: int = Field(0, description="seed of the search's own draws")
 
 
 class Pool(Section):
     workers: int = Field(1, ge=1, description="teacher replicas or student ranks")
     min_workers: int | None = Field(None, ge=1, description="student pool: elastic down to this many ranks")
-    gpus_per_worker: float = Field(0, ge=0)
-    cpus_per_worker: float = Field(1, ge=0)
-    memory_gib_per_worker: float = Field(0, ge=0, description="0: not reserved")
+    gpus_per_worker: float = Field(0, ge=0, description="GPUs of one worker; a fraction shares a GPU")
+    cpus_per_worker: float = Field(1, ge=0, description="CPU cores of one worker")
+    memory_gib_per_worker: float = Field(0, ge=0, description="GiB of memory reserved for one worker; 0: none")
     resource: Name | None = Field(None, description="custom resource that marks the pool's nodes, one unit a worker")
     labels: dict[str, str] = Field(
         default_factory=dict, description="label selector, where the cluster's nodes have labels"
     )
 
 
+class TeacherPool(Pool):
+    resource: Name | None = Field(
+        "teacher_pool", description="custom resource that marks the pool's nodes, one unit a worker; null: any node"
+    )
+
+
+class StudentPool(Pool):
+    resource: Name | None = Field(
+        "student_pool", description="custom resource that marks the pool's nodes, one unit a worker; null: any node"
+    )
+
+
 class Pools(Section):
     address: str | None = Field(None, description="Ray address; null joins the job's cluster or starts a local one")
-    teacher: Pool = Pool(resource="teacher_pool")
-    student: Pool = Pool(resource="student_pool")
+    teacher: TeacherPool = Field(TeacherPool(), description="the pool of the teachers' replicas")
+    student: StudentPool = Field(StudentPool(), description="the pool of the student's DDP ranks")
     schedule: Literal["parallel", "sequential"] = Field(
-        "sequential", description="teachers share the pool, or follow one another"
+        "sequential", description="parallel: the teachers share the pool; sequential: one works after the other"
     )
-    pending_timeout_s: float = Field(120, gt=0, description="say what a pending worker waits for after this long")
+    pending_timeout_s: float = Field(
+        120, gt=0, description="seconds after which a run says what a waiting worker waits for"
+    )
 
 
 class Tracking(Section):
@@ -80,10 +105,10 @@ class Tracking(Section):
         description="MLflow server; null: SQLite under output.dir. Credentials: MLFLOW_TRACKING_USERNAME, _PASSWORD",
     )
     experiment: str | None = Field(None, description="MLflow experiment; null: the experiment's name")
-    system_metrics: bool = False
-    sync_every_s: float = Field(5, gt=0, description="pause between uploads of the trials' metrics")
-    flush_timeout_s: float = Field(300, ge=0, description="at the end, wait this long for a server that is away")
-    connect_timeout_s: float = Field(15, gt=0)
+    system_metrics: bool = Field(False, description="log the machine's CPU, memory and GPU use to MLflow")
+    sync_every_s: float = Field(5, gt=0, description="seconds between two uploads of the trials' metrics")
+    flush_timeout_s: float = Field(300, ge=0, description="seconds to wait at the end for a server that is away")
+    connect_timeout_s: float = Field(15, gt=0, description="seconds to wait for the server at the start")
     register_champion: bool = Field(True, description="log the winner as a model and register it")
 
     @field_validator("uri")
@@ -93,4 +118,6 @@ class Tracking(Section):
 
 
 class Output(Section):
-    dir: str | None = Field(None, description="everything a run makes; null: outputs/<name>")
+    dir: str | None = Field(
+        None, description="folder or cloud URI of everything that a run makes; null: outputs/<name>"
+    )

@@ -8,34 +8,40 @@ from tinyllm_ray.schema.base import Fraction, Name, Section
 
 
 class FromScratch(Section):
-    architecture: Literal["t5", "llama"] = "t5"
-    width: int = Field(64, ge=8, description="hidden size")
+    architecture: Literal["t5", "llama"] = Field("t5", description="t5 is an encoder-decoder, llama decoder-only")
+    width: int = Field(64, ge=8, description="hidden size; a multiple of `heads`")
     layers: int = Field(2, ge=1, description="layers of each stack")
-    heads: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1, description="attention heads of each layer")
     ff_width: int = Field(128, ge=8, description="feed-forward size")
-    dropout: float = Field(0.1, ge=0, lt=1)
-    vocabulary_size: int = Field(4096, ge=64, description="at most; the tokenizer is trained on the dataset")
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of activations that training sets to zero")
+    vocabulary_size: int = Field(
+        4096, ge=64, description="largest number of tokens of the tokenizer, which is trained on the dataset"
+    )
 
 
 class Lora(Section):
-    rank: int = Field(8, ge=1)
-    alpha: int = Field(16, ge=1)
-    dropout: float = Field(0.05, ge=0, lt=1)
-    target_modules: list[str] | None = Field(None, description="null: peft's choice for the model type")
+    rank: int = Field(8, ge=1, description="rank of the adapter's matrices")
+    alpha: int = Field(16, ge=1, description="the adapter's output is scaled by alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1, description="share of the adapter's inputs that training sets to zero")
+    target_modules: list[str] | None = Field(
+        None, description="names of the modules that get an adapter; null: peft's choice for the model type"
+    )
 
 
 class Student(Section):
     model: str = Field(description="hub id, folder, or a name under `from_scratch`")
-    revision: str | None = None
+    revision: str | None = Field(None, description="hub revision: a branch, tag or commit; null: the hub's default")
     tokenizer: str | None = Field(None, description="hub id or folder; null: the model's own")
     from_scratch: dict[Name, FromScratch] = Field(default_factory=dict, description="students made here, by name")
     lora: Lora | None = Field(None, description="train low-rank adapters instead of all weights")
     label_prefix: str = Field("predict: ", description="what the student's input starts with for the label task")
-    max_input_tokens: int = Field(512, ge=8)
-    max_label_tokens: int = Field(64, ge=1)
-    max_rationale_tokens: int = Field(256, ge=1)
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    trust_remote_code: bool = False
+    max_input_tokens: int = Field(
+        512, ge=8, description="tokens of an input at most; see training.max_truncated_fraction"
+    )
+    max_label_tokens: int = Field(64, ge=1, description="tokens of an answer at most; longer ones are cut")
+    max_rationale_tokens: int = Field(256, ge=1, description="tokens of a rationale at most; longer ones are cut")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="number format of the student's forward pass")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model; logged when on")
 
     @field_validator("dtype", mode="before")
     @classmethod
@@ -48,9 +54,10 @@ class Student(Section):
 
 
 class Loss(Section):
-    label_weight: float = Field(1.0, ge=0, description="the paper's gamma")
+    label_weight: float = Field(1.0, ge=0, description="weight of the label component; the paper's gamma")
     rationale_weights: dict[str, float] = Field(
-        default_factory=dict, description="by teacher name, 1 where not named; the paper's alpha and beta"
+        default_factory=dict,
+        description="weight of each teacher's component by its name, 1 where not named; the paper's alpha and beta",
     )
 
     @model_validator(mode="after")
@@ -68,40 +75,46 @@ class UseRationales(Section):
 class Training(Section):
     method: str = Field(
         "tinyllm",
-        description="inference, label_only, lora, standard_kd[:teacher], "
-        "step_by_step[:teacher], tinyllm, without:teacher, shuffled_rationales",
+        description="inference, label_only, lora, standard_kd[:TEACHER], "
+        "step_by_step[:TEACHER], tinyllm, without:TEACHER or shuffled_rationales",
     )
     label_source: str = Field("gold", description="`gold`, or `teacher:<name>` for standard knowledge distillation")
     shuffle_rationales: bool = Field(False, description="control: permute each teacher's rationales among questions")
-    use_rationales: UseRationales = UseRationales()
+    use_rationales: UseRationales = Field(UseRationales(), description="which rationales the student is trained on")
     steps: int = Field(1000, ge=0, description="optimizer steps; 0 is inference only")
     batch_size: int = Field(16, ge=1, description="questions per optimizer step over all ranks")
     micro_batch_tokens: int = Field(4096, ge=1, description="padded tokens of one forward pass")
     micro_batch_examples: int = Field(64, ge=1, description="sequences of one forward pass at most")
-    learning_rate: float = Field(5e-5, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    warmup_steps: int = Field(0, ge=0)
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
-    max_gradient_norm: float | None = Field(1.0, gt=0)
-    eval_every_steps: int = Field(200, ge=1)
-    checkpoint_every_steps: int = Field(200, ge=1)
-    log_every_steps: int = Field(10, ge=1)
-    gradient_checkpointing: bool = False
-    compile: bool = Field(False, description="torch.compile the student")
+    learning_rate: float = Field(5e-5, gt=0, description="AdamW's learning rate after the warmup")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from 0")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "linear", description="how the learning rate falls after the warmup; linear and cosine end at 0"
+    )
+    max_gradient_norm: float | None = Field(1.0, gt=0, description="clip gradients to this norm; null: do not clip")
+    eval_every_steps: int = Field(200, ge=1, description="optimizer steps from one validation to the next")
+    checkpoint_every_steps: int = Field(200, ge=1, description="optimizer steps from one checkpoint to the next")
+    log_every_steps: int = Field(10, ge=1, description="optimizer steps from one logged loss to the next")
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, slower"
+    )
+    compile: bool = Field(False, description="run the student through torch.compile")
     max_truncated_fraction: Fraction = Field(
-        0.0, description="stop when more inputs than this lose question text or choices"
+        0.0,
+        description="share of inputs that may lose question text or choices to `max_input_tokens`; more stop the run",
     )
     max_unknown_fraction: Fraction = Field(
-        0.01, description="refuse a store when more of its rows have unknown question ids"
+        0.01, description="share of a store's rows that may have unknown question ids; more refuse the store"
     )
 
 
 class Evaluation(Section):
     by: Literal["ranking", "generation", "both"] = Field(
-        "ranking", description="what `eval/accuracy` is measured by; both: ranking decides"
+        "ranking",
+        description="what `eval/accuracy` is measured by; both: each is measured and ranking is `eval/accuracy`",
     )
-    batch_size: int = Field(64, ge=1)
-    max_new_tokens: int = Field(32, ge=1)
+    batch_size: int = Field(64, ge=1, description="questions scored at once by a rank")
+    max_new_tokens: int = Field(32, ge=1, description="tokens of a generated answer at most (by: generation)")
     max_questions: int | None = Field(None, ge=1, description="validation questions scored during training; null: all")
     student_rationales: int = Field(
         20, ge=0, description="test questions for which the student's own rationales are written"
