@@ -121,7 +121,9 @@ def test_only_the_pools_that_a_command_works_in_are_asked_for() -> None:
 def test_teachers_in_parallel_need_a_worker_each() -> None:
     raw = experiment(teacher={"workers": 2}).model_dump(mode="json")
     raw["pools"]["schedule"] = "parallel"
-    raw["teachers"] = [raw["teachers"][0] | {"name": name, "task_prefix": f"{name}: "} for name in ("one", "two", "three")]
+    raw["teachers"] = [
+        raw["teachers"][0] | {"name": name, "task_prefix": f"{name}: "} for name in ("one", "two", "three")
+    ]
     with pytest.raises(UserError, match=r"3 teachers would share 2 workers; set pools\.teacher\.workers to at least 3"):
         check_capacity(validate(raw))
     raw["teachers"][2]["store"] = "/stores/three"
