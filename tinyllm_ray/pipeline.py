@@ -17,7 +17,7 @@ from tinyllm_ray.cluster import connect
 from tinyllm_ray.cluster.capacity import POOLS, check_capacity, watch_pending
 from tinyllm_ray.config import UserError, digest, output_dir, public
 from tinyllm_ray.data import store
-from tinyllm_ray.data.questions import QuestionFile, prepare_questions
+from tinyllm_ray.data.questions import QuestionFile, describe, prepare_questions
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.tuning.methods import ablation, apply_method, comparison
 
@@ -125,9 +125,8 @@ class Pipeline:
 
             prepare(self.experiment, output_dir=self.dir)
         files = prepare_questions(self.experiment.dataset, output_dir=self.dir)
-        counts = ", ".join(f"{file.rows} {split}" for split, file in files.items())
-        rejected = sum(file.rejected for file in files.values())
-        console.print(f"questions: {counts}; {rejected} rejected")
+        for line in describe(files):
+            console.print(line)
         return files
 
     def _stores(self) -> dict[str, str]:
@@ -157,7 +156,8 @@ class Pipeline:
     def _tracker(self) -> Any:
         from tinyllm_ray.tracking import Tracker
 
-        lineage = {f"store.{name}": store.content_digest(folder) for name, folder in self._stores().items()}
+        stores = self._stores()
+        lineage = {f"store.{n}": store.content_digest(folder, say=console.print) for n, folder in stores.items()}
         lineage |= {f"rationales.{name}": folder for name, folder in self._stores().items()}
         lineage |= {f"teacher.{t.name}.revision": self._revision(t.name) for t in self.experiment.teachers}
         tracker = Tracker(self.experiment, output_dir=self.dir, lineage=lineage)

@@ -9,7 +9,7 @@ from tinyllm_ray import storage
 from tinyllm_ray.cluster.capacity import check_capacity
 from tinyllm_ray.config import UserError, output_dir
 from tinyllm_ray.data import store
-from tinyllm_ray.data.questions import QuestionFile, prepare_questions, read_questions
+from tinyllm_ray.data.questions import QuestionFile, describe, prepare_questions, read_questions
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.teachers.engines.registry import choose_engine
 from tinyllm_ray.teachers.pending import prompt_of, read_candidates
@@ -23,7 +23,7 @@ def make_plan(experiment: Experiment) -> dict[str, Any]:
     counts = {split: file.rows for split, file in questions.items()}
     teachers = {t.name: _teacher_rows(experiment, t.name, questions) for t in experiment.teachers}
     trainings = len(comparison(experiment)) * len(experiment.seeds)
-    lines = [f"questions: {counts}"]
+    lines = describe(questions)
     lines += [
         f"teacher {name}: {rows['wanted']} rationales wanted, {rows['found']} found" for name, rows in teachers.items()
     ]

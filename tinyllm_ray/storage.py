@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 RETRY_S = 90.0
 _FINAL = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EDQUOT}
+_NETWORK = re.compile("AWS Error|google|azure|http|curl|network|connect|timed? ?out|unavailable", re.IGNORECASE)
 _REFUSALS = ("AWS Error ACCESS_DENIED", "AWS Error NO_SUCH_BUCKET", "AWS Error INVALID_ACCESS_KEY_ID")
 T = TypeVar("T")
 
@@ -43,11 +45,7 @@ def exists(uri: str) -> bool:
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
     """All files below a folder, sorted; empty where the folder does not exist. Files being written are left out."""
-    filesystem, path = _resolve(folder)
-    selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
-    infos = _retry(lambda: filesystem.get_file_info(selector))
-    names = (info.path[len(path.rstrip("/")) + 1 :] for info in infos if info.type == pafs.FileType.File)
-    return sorted(join(folder, n) for n in names if n.endswith(suffix) and not n.rpartition("/")[2].startswith(".tmp-"))
+    return list(list_stamps(folder, suffix))
 
 
 def read_bytes(uri: str) -> bytes:
@@ -88,6 +86,18 @@ def modified_s(uri: str) -> float:
     return info.mtime_ns / 1e9
 
 
+def list_stamps(folder: str, suffix: str = "") -> dict[str, str]:
+    """`list_files` with the stamp of each, in one listing."""
+    filesystem, path = _resolve(folder)
+    infos = _retry(lambda: filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True)))
+    stamps = {
+        join(folder, info.path[len(path.rstrip("/")) + 1 :]): f"{info.size} bytes, {info.mtime_ns}"
+        for info in infos
+        if info.type == pafs.FileType.File and info.path.endswith(suffix) and not info.base_name.startswith(".tmp-")
+    }
+    return dict(sorted(stamps.items()))
+
+
 def put_file(source: Path, uri: str) -> None:
     """Copy a local file in pieces; as atomic as `write_bytes`, for files that should not be held in memory."""
 
@@ -107,13 +117,14 @@ def write_json(uri: str, value: Any) -> None:
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """Raises FileNotFoundError, or pa.ArrowException or OSError where the file is damaged."""
     filesystem, path = _resolve(uri)
-    return _retry(lambda: pq.read_table(path, columns=columns, filesystem=filesystem))
+    return _retry(lambda: pq.read_table(path, columns=columns, filesystem=filesystem, page_checksum_verification=True))
 
 
 def write_table(uri: str, table: pa.Table) -> None:
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     write_bytes(uri, buffer.getvalue())
 
 
@@ -193,7 +204,8 @@ def _retry(action: Callable[[], T]) -> T:
         try:
             return action()
         except OSError as error:
-            final = isinstance(error, FileNotFoundError) or error.errno in _FINAL
+            damaged = error.errno is None and not _NETWORK.search(str(error))  # Arrow's word for bad content
+            final = isinstance(error, FileNotFoundError) or error.errno in _FINAL or damaged
             if final or any(refusal in str(error) for refusal in _REFUSALS) or time.monotonic() + pause > deadline:
                 raise
         time.sleep(pause)

@@ -3,13 +3,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tinyllm_ray.config import UserError
-from tinyllm_ray.data.questions import iterate_questions, prepare_questions, read_questions
+from tinyllm_ray.data.questions import QuestionFile, describe, iterate_questions, prepare_questions, read_questions
 from tinyllm_ray.schema import Dataset
 
 
@@ -80,13 +81,88 @@ def test_a_broken_line_of_bytes_does_not_stop_the_others(tmp_path: Path) -> None
     assert "broken UTF-8" in Path(file.rejected_path).read_text()
 
 
-def test_the_same_question_in_train_and_test_is_counted_and_kept(tmp_path: Path) -> None:
-    write_lines(tmp_path / "train.jsonl", [row("a", "Same?"), row("b")])
-    write_lines(tmp_path / "test.jsonl", [row("x", "Same?"), row("y", "Other?")])
-    files = prepare_questions(
-        Dataset(name="mine", format="jsonl", path=str(tmp_path)), output_dir=str(tmp_path / "out")
-    )
-    assert (files["test"].rows, files["test"].also_in_train) == (2, 1)
+def prepare_mine(folder: Path, **settings: Any) -> dict[str, QuestionFile]:
+    dataset = Dataset(name="mine", format="jsonl", path=str(folder), **settings)
+    return prepare_questions(dataset, output_dir=str(folder / "out"))
+
+
+def write_leaking_splits(folder: Path) -> None:
+    write_lines(folder / "train.jsonl", [row("a", "Same?"), row("b"), row("c", "In  validation and TEST?")])
+    write_lines(folder / "validation.jsonl", [row("v", "In validation and test?"), row("w")])
+    write_lines(folder / "test.jsonl", [row("x", "Same?"), row("y", "Other?"), row("z", "in validation and test?")])
+
+
+def test_questions_in_two_splits_are_counted_for_every_pair_and_kept(tmp_path: Path) -> None:
+    write_leaking_splits(tmp_path)
+    files = prepare_mine(tmp_path)
+    assert {split: (file.rows, file.shared, file.leaked) for split, file in files.items()} == {
+        "train": (3, {}, 0),
+        "validation": (2, {"train": 1}, 0),
+        "test": (3, {"train": 2, "validation": 1}, 0),
+    }
+    assert describe(files) == [
+        "questions: 3 train, 2 validation, 3 test; 0 rejected",
+        "1 of 2 validation questions are in train too; dataset.drop_leaked=true takes them out of train",
+        "2 of 3 test questions are in train too; dataset.drop_leaked=true takes them out of train",
+        "1 of 3 test questions are in validation too",
+    ]
+
+
+def test_leaked_questions_are_taken_out_of_train_on_request(tmp_path: Path) -> None:
+    write_leaking_splits(tmp_path)
+    files = prepare_mine(tmp_path, drop_leaked=True)
+    assert [q.question_id for q in read_questions(files["train"].path)] == ["b"]
+    assert (files["train"].leaked, files["test"].shared) == (2, {"train": 0, "validation": 1})
+    assert describe(files)[:2] == [
+        "questions: 1 train, 2 validation, 3 test; 0 rejected",
+        "2 training questions left out, for validation or test has them too",
+    ]
+
+
+@pytest.mark.parametrize("drop_leaked", [False, True])
+def test_two_splits_of_the_same_questions_are_refused_in_any_order_and_with_other_ids(
+    tmp_path: Path, drop_leaked: bool
+) -> None:
+    rows = [row(name, f"What is {name}?") for name in "abc"]
+    write_lines(tmp_path / "train.jsonl", rows)
+    write_lines(tmp_path / "validation.jsonl", [row("v")])
+    write_lines(tmp_path / "test.jsonl", [{**copy, "id": f"test-{copy['id']}"} for copy in reversed(rows)])
+    with pytest.raises(UserError, match=r"train and test splits of mine hold the same questions.*dataset\.splits"):
+        prepare_mine(tmp_path, drop_leaked=drop_leaked)
+
+
+def test_taking_every_training_question_out_is_refused(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", [row("a")])
+    write_lines(tmp_path / "test.jsonl", [row("a"), row("b")])
+    with pytest.raises(UserError, match=r"all 1 training questions .*drop_leaked"):
+        prepare_mine(tmp_path, drop_leaked=True)
+
+
+@pytest.mark.parametrize("damage", ["manifest", "half a manifest", "cut", "absent"])
+def test_what_is_damaged_below_the_output_folder_is_made_again(tmp_path: Path, damage: str) -> None:
+    write_lines(tmp_path / "train.jsonl", [row("a"), row("b")])
+    before = prepare_mine(tmp_path)["train"]
+    manifest, table = tmp_path / "out/questions/mine/manifest.json", Path(before.path)
+    if damage == "manifest":
+        manifest.write_text("[]")
+    elif damage == "half a manifest":
+        manifest.write_bytes(manifest.read_bytes()[:100])
+    elif damage == "cut":
+        table.write_bytes(table.read_bytes()[:-50])
+    else:
+        table.unlink()
+    assert prepare_mine(tmp_path)["train"] == before
+    assert [q.question_id for q in read_questions(before.path)] == ["a", "b"]
+
+
+def test_a_damaged_question_file_is_one_message(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", [row(f"q{n}") for n in range(200)])
+    path = Path(prepare_mine(tmp_path)["train"].path)
+    whole = path.read_bytes()
+    for data in (whole[:-50], whole[:40] + b"\0" * 40 + whole[80:], b""):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=r"train\.parquet is missing or damaged .*delete it"):
+            read_questions(str(path))
 
 
 def test_nothing_is_read_again_until_a_file_or_the_section_changes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tinyllm_ray import storage
@@ -96,13 +97,73 @@ def test_the_key_follows_the_questions_content() -> None:
     assert key(question, forced=False) == key(other_answer, forced=False)
 
 
-def test_the_content_digest_follows_the_parts(tmp_path: Path) -> None:
+def write_part(path: Path, rows: list[Rationale]) -> None:
+    pq.write_table(pa.Table.from_pylist([vars(row) for row in rows], schema=store.SCHEMA), path)
+
+
+def test_the_content_digest_follows_the_rationales_and_not_the_parts_they_are_in(tmp_path: Path) -> None:
     folder = str(tmp_path)
     store.open_store(folder, MANIFEST)
     empty = store.content_digest(folder)
+    first, second = (Path(store.append(folder, "train", [rationale(key)])) for key in "ab")
+    both = store.content_digest(folder)
+    assert both != empty
+    assert store.content_digest(folder + "/") == both
+    first.unlink(), second.unlink()
+    store.append(folder, "train", [rationale("b"), rationale("a"), rationale("c", "", "failed")])
+    assert store.content_digest(folder) == both
+
+
+def test_a_part_whose_content_changes_is_another_store_and_said_once(tmp_path: Path) -> None:
+    folder, said = str(tmp_path), list[str]()
+    store.open_store(folder, MANIFEST)
+    part = Path(store.append(folder, "train", [rationale("a", "because")]))
+    before = store.content_digest(folder, say=said.append)
+    write_part(part, [rationale("a", "no reason")])
+    after = store.content_digest(folder, say=said.append)
+    assert after != before
+    assert said == [f"the store {folder} has changed since it was last read: train/{part.name} holds other rationales"]
+    store.append(folder, "train", [rationale("b")])
+    part.unlink()
+    assert store.content_digest(folder, say=said.append) not in (before, after)
+    assert said[1:] == [f"the store {folder} has changed since it was last read: train/{part.name} is gone"]
+
+
+def test_a_part_is_read_once_for_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, reads = str(tmp_path), list[str]()
+    store.open_store(folder, MANIFEST)
     store.append(folder, "train", [rationale("a")])
-    assert store.content_digest(folder) != empty
-    assert store.content_digest(folder + "/") == store.content_digest(folder)
+    read_table = storage.read_table
+    monkeypatch.setattr(storage, "read_table", lambda uri, columns: reads.append(uri) or read_table(uri, columns))
+    first = store.content_digest(folder)
+    new = store.append(folder, "train", [rationale("b")])
+    second = store.content_digest(folder)
+    assert reads[1:] == [new]
+    (tmp_path / "content.json").write_text("{")
+    assert (store.content_digest(folder), len(reads)) == (second, 4)
+    assert first != second
+
+
+def test_a_damaged_part_is_one_message_without_waiting(tmp_path: Path) -> None:
+    part = Path(store.append(str(tmp_path), "train", [rationale(str(n), str(n) * 30) for n in range(500)]))
+    whole = part.read_bytes()
+    start = time.monotonic()
+    for data in (whole[: len(whole) // 2], whole[:100] + b"\xff" * 50 + whole[150:], b"", b"PAR1 and PAR1"):
+        part.write_bytes(data)
+        with pytest.raises(UserError, match=rf"{part.name} is damaged .*delete this file"):
+            store.read(str(tmp_path), "train")
+        with pytest.raises(UserError, match="is damaged"):
+            list(store.iterate(str(tmp_path), "train", ["rationale"]))
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[1]"])
+def test_a_damaged_manifest_is_written_again_where_its_content_is_known(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(data)
+    with pytest.raises(UserError, match=r"manifest\.json (is damaged|holds list)"):
+        store.read_manifest(str(tmp_path))
+    store.open_store(str(tmp_path), MANIFEST)
+    assert store.read_manifest(str(tmp_path)) == MANIFEST
 
 
 def test_a_large_store_is_read_in_seconds(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ In: experiments' `dataset:`   Out: <output_dir>/questions/<name>/{train,validati
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from array import array
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import sources
 from tinyllm_ray.data.formats import BadRow, OtherKind, to_question
+from tinyllm_ray.data.overlap import count_shared, question_key, refuse_identical, shared_lines, short_hash
 from tinyllm_ray.rows import SPLITS, Question, Rejected
 from tinyllm_ray.schema import Dataset
 
@@ -44,11 +46,12 @@ class QuestionFile:
     rejected_path: str
     digest: str  # of the rows' content
     skipped: int = 0  # rows of a kind that the dataset does not ask, such as BioASQ's list questions
-    also_in_train: int = 0  # rows whose question text is in the training split too; kept
+    shared: dict[str, int] = field(default_factory=dict)  # rows whose question is in that other split too; kept
+    leaked: int = 0  # rows taken out of train because validation or test has their question
 
 
 def prepare_questions(
-    dataset: Dataset, *, output_dir: str, on_progress: Callable[[str, int], None] | None = None
+    dataset: Dataset, *, output_dir: str, on_progress: Callable[[str, int], None] = lambda *_: None
 ) -> dict[str, QuestionFile]:
     """Read every split that there is; nothing is read again while the files and the section stay the same.
 
@@ -62,29 +65,76 @@ def prepare_questions(
         "dataset": dataset.model_dump(mode="json"),
         "files": {split: [[uri, sources.stamp(uri)] for uri in uris] for split, uris in found.items()},
     }
-    if storage.exists(manifest_uri):
-        manifest = storage.read_json(manifest_uri)
-        if manifest["made_from"] == made_from:
-            return {split: QuestionFile(**file) for split, file in manifest["splits"].items()}
-    done, train_texts = {}, set()
-    for split, uris in found.items():
-        done[split] = _prepare_split(
-            dataset, split, uris, folder=folder, train_texts=train_texts, on_progress=on_progress or (lambda *_: None)
-        )
-    splits = {split: asdict(file) for split, file in done.items()}
+    known = _known(manifest_uri, made_from)
+    if known:
+        return known
+    done = _prepare_splits(dataset, found, folder=folder, on_progress=on_progress)
+    splits = {split: {**asdict(file), "stamp": storage.stamp(file.path)} for split, file in done.items()}
     storage.write_json(manifest_uri, {"made_from": made_from, "splits": splits})
     return done
 
 
+def describe(files: Mapping[str, QuestionFile]) -> list[str]:
+    """What was read, and what the splits have in common, in sentences."""
+    counts = ", ".join(f"{file.rows} {split}" for split, file in files.items())
+    lines = [f"questions: {counts}; {sum(file.rejected for file in files.values())} rejected"]
+    if any(file.leaked for file in files.values()):
+        lines.append(f"{files['train'].leaked} training questions left out, for validation or test has them too")
+    rows = {split: file.rows for split, file in files.items()}
+    return lines + shared_lines(rows, {split: file.shared for split, file in files.items()})
+
+
+def _known(manifest_uri: str, made_from: dict[str, Any]) -> dict[str, QuestionFile] | None:
+    """What an earlier run made of the same files, where all of it is still there as it was written."""
+    try:
+        manifest = storage.read_json(manifest_uri)
+        if manifest["made_from"] != made_from:
+            return None
+        stamps = {split: file.pop("stamp") for split, file in manifest["splits"].items()}
+        files = {split: QuestionFile(**file) for split, file in manifest["splits"].items()}
+        whole = all(storage.stamp(file.path) == stamps[split] for split, file in files.items())
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # absent or damaged: it is made again
+    return files if whole else None
+
+
+def _prepare_splits(
+    dataset: Dataset, found: Mapping[str, list[str]], *, folder: str, on_progress: Callable[[str, int], None]
+) -> dict[str, QuestionFile]:
+    """Test and validation before train, so that train can leave out what they hold."""
+    files: dict[str, QuestionFile] = {}
+    keys: dict[str, array[int]] = {}
+    contents: dict[str, tuple[int, int]] = {}
+    for split in reversed([split for split in SPLITS if split in found]):
+        drop = {key for other in keys.values() for key in other} if dataset.drop_leaked and split == "train" else set()
+        files[split], written = _prepare_split(
+            dataset, split, found[split], folder=folder, drop=drop, on_progress=on_progress
+        )
+        keys[split], contents[split] = written.keys, written.content
+    refuse_identical(contents, dataset=dataset.name)
+    if "train" in files and not files["train"].rows:
+        raise UserError(
+            f"all {files['train'].leaked} training questions of {dataset.name} are in validation or test too, and "
+            "dataset.drop_leaked takes them out; name other files in dataset.splits"
+        )
+    shared = count_shared(keys)
+    return {split: replace(files[split], shared=shared[split]) for split in SPLITS if split in files}
+
+
 def read_questions(path: str) -> list[Question]:
-    return [Question(**row) for row in storage.read_table(path, SCHEMA.names).to_pylist()]
+    """Raises UserError for a file that is damaged."""
+    return [question for batch in iterate_questions(path, _BATCH_ROWS) for question in batch]
 
 
 def iterate_questions(path: str, batch_rows: int) -> Iterator[list[Question]]:
     """The same in batches, for files that should not be held in memory."""
-    with storage.open_file(path) as file:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=batch_rows, columns=SCHEMA.names):
-            yield [Question(**row) for row in batch.to_pylist()]
+    try:
+        with storage.open_file(path) as file:
+            table = pq.ParquetFile(file, page_checksum_verification=True)
+            for batch in table.iter_batches(batch_size=batch_rows, columns=SCHEMA.names):
+                yield [Question(**row) for row in batch.to_pylist()]
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is missing or damaged ({error}); delete it, and the next run makes it again") from None
 
 
 def find_files(dataset: Dataset) -> dict[str, list[str]]:
@@ -131,44 +181,45 @@ def _prepare_split(
     uris: list[str],
     *,
     folder: str,
-    train_texts: set[int],
+    drop: Container[int],
     on_progress: Callable[[str, int], None],
-) -> QuestionFile:
+) -> "tuple[QuestionFile, _Writers]":
     path, rejected_path = storage.join(folder, f"{split}.parquet"), storage.join(folder, f"{split}.rejected.jsonl")
     with tempfile.TemporaryDirectory() as scratch:
         good, bad = Path(scratch, "good.parquet"), Path(scratch, "bad.jsonl")
-        hasher = hashlib.blake2b(digest_size=16)
-        with _Writers(good, bad) as writers:
+        with _Writers(good, bad, drop=drop) as writers:
             for item in _questions(dataset, split, uris):
                 writers.add(item)
-                if isinstance(item, Question):
-                    hasher.update(digest(vars(item), 32).encode())
-                    writers.also_in_train += _seen(item.question, split, train_texts)
-                    if writers.rows % _BATCH_ROWS == 0:
-                        on_progress(split, writers.rows)
+                if isinstance(item, Question) and writers.rows % _BATCH_ROWS == 0:
+                    on_progress(split, writers.rows)
         on_progress(split, writers.rows)
         storage.put_file(bad, rejected_path)
         _check_rejected(dataset, split, writers, rejected_path)
         storage.put_file(good, path)
-    return QuestionFile(
+    file = QuestionFile(
         path=path,
         rows=writers.rows,
         rejected=writers.rejected,
         rejected_path=rejected_path,
-        digest=hasher.hexdigest(),
+        digest=writers.hasher.hexdigest(),
         skipped=writers.skipped,
-        also_in_train=writers.also_in_train,
+        leaked=writers.leaked,
     )
+    return file, writers
 
 
 class _Writers:
-    """The two files of a split under way, and its counts."""
+    """The two files of a split under way, and its counts; questions whose key is in `drop` are left out."""
 
-    def __init__(self, good: Path, bad: Path) -> None:
-        self.rows = self.rejected = self.skipped = self.also_in_train = 0
+    def __init__(self, good: Path, bad: Path, *, drop: Container[int]) -> None:
+        self.rows = self.rejected = self.skipped = self.leaked = 0
+        self.keys = array("Q")
+        self.content = (0, 0)  # of all questions, those left out too: their number and the sum of their hashes
+        self.hasher = hashlib.blake2b(digest_size=16)
+        self._drop = drop
         self.first_reasons: list[str] = []
         self._batch: list[dict[str, Any]] = []
-        self._good = pq.ParquetWriter(good, SCHEMA, compression="zstd")
+        self._good = pq.ParquetWriter(good, SCHEMA, compression="zstd", write_page_checksum=True)
         self._bad = bad.open("w", encoding="utf-8")
 
     def __enter__(self) -> "_Writers":
@@ -181,10 +232,7 @@ class _Writers:
 
     def add(self, item: Question | Rejected | None) -> None:
         if isinstance(item, Question):
-            self.rows += 1
-            self._batch.append(vars(item))
-            if len(self._batch) == _BATCH_ROWS:
-                self._flush()
+            self._add_question(item)
         elif isinstance(item, Rejected):
             self.rejected += 1
             self._bad.write(json.dumps(asdict(item)) + "\n")
@@ -192,6 +240,21 @@ class _Writers:
                 self.first_reasons.append(f"line {item.line}: {item.reason}")
         else:
             self.skipped += 1
+
+    def _add_question(self, question: Question) -> None:
+        count, total = self.content
+        without_id = short_hash(digest({**vars(question), "question_id": ""}))
+        self.content = count + 1, (total + without_id) % 2**64
+        key = question_key(question)
+        if key in self._drop:
+            self.leaked += 1
+            return
+        self.rows += 1
+        self.keys.append(key)
+        self.hasher.update(digest(vars(question), 32).encode())
+        self._batch.append(vars(question))
+        if len(self._batch) == _BATCH_ROWS:
+            self._flush()
 
     def _flush(self) -> None:
         self._good.write_table(pa.Table.from_pylist(self._batch, SCHEMA))
@@ -212,7 +275,7 @@ def _questions(dataset: Dataset, split: str, uris: list[str]) -> Iterator[Questi
             question = to_question(
                 row.value, form=dataset.format, default_id=f"{split}-{number}", columns=dataset.columns
             )
-            if (short := _short(question.question_id)) in ids:
+            if (short := short_hash(question.question_id)) in ids:
                 raise BadRow(f"duplicate id {question.question_id!r}")
         except OtherKind:
             yield None
@@ -231,21 +294,7 @@ def _check_rejected(dataset: Dataset, split: str, written: _Writers, rejected_pa
             f"dataset.max_rejected_fraction={dataset.max_rejected_fraction} allows. All: {rejected_path}; the first: "
             + "; ".join(written.first_reasons)
         )
-    if not written.rows:
+    if not written.rows and not written.leaked:
         raise UserError(
             f"the {split} split of {dataset.name} holds no questions; check dataset.path and dataset.splits"
         )
-
-
-def _seen(text: str, split: str, train_texts: set[int]) -> bool:
-    short = _short(" ".join(text.split()))
-    if split == "train":
-        train_texts.add(short)
-        return False
-    return short in train_texts
-
-
-def _short(text: str) -> int:
-    """Eight bytes that stand for a text: a million of them fit where their texts would not."""
-    data = text.encode("utf-8", errors="surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

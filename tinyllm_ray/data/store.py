@@ -4,8 +4,10 @@ Layout: <folder>/manifest.json and <folder>/<split>/part-*.parquet; parts are wr
 A question that failed and was tried again has several rows of one key: the one without a failure counts.
 """
 
+import errno
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ SCHEMA = pa.schema(
         ("flags", pa.list_(pa.string())),
     ]
 )
+_REMEDY = "delete this file: the next run writes again what was in it; an imported store is imported again"
 
 
 def store_folder(output_dir: str, manifest: dict[str, Any]) -> str:
@@ -47,13 +50,17 @@ def row_key(question: Question, sample: int, *, settings: str, teacher_forcing: 
 def open_store(folder: str, manifest: dict[str, Any]) -> None:
     """Write the manifest of a new store, or check it against the one that is there.
 
-    Raises UserError with the difference where they disagree: rows of other settings are never mixed.
+    A damaged manifest is written again. Raises UserError with the difference where they disagree: rows of other
+    settings are never mixed.
     """
     uri = storage.join(folder, "manifest.json")
-    if not storage.exists(uri):
+    try:
+        found = storage.read_json(uri)
+    except (FileNotFoundError, ValueError):
+        found = None
+    if not isinstance(found, dict):
         storage.write_json(uri, manifest)
         return
-    found = storage.read_json(uri)
     if found != manifest:
         raise UserError(
             f"the store {folder} was written by another configuration:\n{_difference(found, manifest)}\n"
@@ -62,12 +69,18 @@ def open_store(folder: str, manifest: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: str) -> dict[str, Any]:
+    uri = storage.join(folder, "manifest.json")
     try:
-        return storage.read_json(storage.join(folder, "manifest.json"))
+        manifest = storage.read_json(uri)
     except FileNotFoundError:
         raise UserError(
             f"{folder} holds no manifest.json, so it is no rationale store; check teachers.*.store"
         ) from None
+    except ValueError as error:
+        raise UserError(f"{uri} is damaged ({error}); {_REMEDY}") from None
+    if not isinstance(manifest, dict):
+        raise UserError(f"{uri} holds {type(manifest).__name__}, not a store's settings; {_REMEDY}")
+    return manifest
 
 
 def append(folder: str, split: str, rows: list[Rationale]) -> str:
@@ -100,7 +113,7 @@ def iterate(folder: str, split: str, columns: list[str], *, rows: int = 65_536) 
     mask[good[_first_mask(keys["key"].filter(pc.equal(keys["failure"], "")))]] = True
     held, first = [_tables([], columns)], 0
     for uri in uris:
-        table = storage.read_table(uri, columns)
+        table = _table(uri, columns)
         held.append(table.filter(pa.array(mask[first : first + len(table)])))
         first += len(table)
         if sum(map(len, held)) >= rows:
@@ -117,10 +130,53 @@ def count_twice(folder: str, split: str) -> int:
     return len(keys) - pc.count_distinct(keys).as_py()
 
 
-def content_digest(folder: str) -> str:
-    """Digest of what a store holds: its manifest and the names of its parts, which follow from their keys."""
-    names = [uri.removeprefix(folder.rstrip("/")) for uri in storage.list_files(folder, ".parquet")]
-    return digest([read_manifest(folder), names])
+def content_digest(folder: str, *, say: Callable[[str], None] = lambda _: None) -> str:
+    """Digest of the manifest and of every rationale, in whatever parts and order they are.
+
+    A part is read once and known again by its size and time. `say` gets a sentence for each part that was known and
+    holds something else now.
+    """
+    manifest, uri = read_manifest(folder), storage.join(folder, "content.json")
+    known, parts = _known_parts(uri), {}
+    for part, stamp in storage.list_stamps(folder, ".parquet").items():
+        name = part.removeprefix(folder.rstrip("/") + "/")
+        same = known.get(name, {}).get("stamp") == stamp
+        parts[name] = known[name] if same else {"stamp": stamp, "sum": _content_sum(part)}
+        if name in known and known[name]["sum"] != parts[name]["sum"]:
+            say(f"the store {folder} has changed since it was last read: {name} holds other rationales")
+    for name in sorted(set(known) - set(parts)):
+        say(f"the store {folder} has changed since it was last read: {name} is gone")
+    if parts != known:
+        _remember(uri, parts)
+    return digest([manifest, f"{sum(int(part['sum'], 16) for part in parts.values()) % 2**128:x}"])
+
+
+def _known_parts(uri: str) -> dict[str, dict[str, str]]:
+    try:
+        known = storage.read_json(uri)
+        return {name: {"stamp": part["stamp"], "sum": f"{int(part['sum'], 16):x}"} for name, part in known.items()}
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        return {}  # absent or damaged: the parts are read again
+
+
+def _remember(uri: str, parts: dict[str, dict[str, str]]) -> None:
+    try:
+        storage.write_json(uri, parts)
+    except PermissionError:
+        return  # somebody else's store is read again each time
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+
+
+def _content_sum(part: str) -> str:
+    """The sum of the hashes of a part's rationales, which does not depend on how rows are dealt to parts."""
+    total = 0
+    for row in _table(part, SCHEMA.names).to_pylist():
+        if not row["failure"]:
+            data = json.dumps(list(row.values()), ensure_ascii=False).encode("utf-8", errors="surrogatepass")
+            total += int.from_bytes(hashlib.blake2b(data, digest_size=16).digest(), "little")
+    return f"{total % 2**128:x}"
 
 
 def _parts(folder: str, split: str, columns: list[str]) -> pa.Table:
@@ -129,7 +185,16 @@ def _parts(folder: str, split: str, columns: list[str]) -> pa.Table:
 
 def _tables(uris: list[str], columns: list[str]) -> pa.Table:
     empty = pa.schema([SCHEMA.field(name) for name in columns]).empty_table()
-    return pa.concat_tables([empty, *(storage.read_table(uri, columns) for uri in uris)], promote_options="default")
+    return pa.concat_tables([empty, *(_table(uri, columns) for uri in uris)], promote_options="default")
+
+
+def _table(uri: str, columns: list[str]) -> pa.Table:
+    try:
+        return storage.read_table(uri, columns)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"the store's part {uri} is damaged ({error}); {_REMEDY}") from None
 
 
 def _first_of_key(table: pa.Table) -> pa.Table:

@@ -49,6 +49,9 @@ class Dataset(Section):
     max_rejected_fraction: Fraction = Field(
         0.01, description="share of a split's rows that may be bad; more stop the run"
     )
+    drop_leaked: bool = Field(
+        False, description="leave out of train every question whose text validation or test has too"
+    )
     max_rows: int | None = Field(None, ge=1, description="read at most this many rows of each split")
     miniature: Miniature = Field(Miniature(), description="sizes of the generated world (format: miniature)")
 
