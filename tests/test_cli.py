@@ -48,6 +48,22 @@ def test_a_mistake_is_one_message_and_exit_code_two(toy, words, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "missing.yaml"], "there is no experiment file missing.yaml; there is: toy.yaml"),
+        (["destil"], "No such command 'destil'."),
+        (["plan", "toy.yaml", "--jsn"], "No such option: --jsn"),
+    ],
+)
+def test_with_json_an_error_is_one_object_on_stdout(toy, words, message):
+    done = command(*words, "--json", cwd=toy.parent)
+    assert done.returncode == 2
+    told = json.loads(done.stdout)
+    assert list(told) == ["error"] and told["error"].startswith(message)
 
 
 def test_an_unknown_command_is_refused_without_a_traceback(toy):
@@ -59,7 +75,7 @@ def test_an_unknown_command_is_refused_without_a_traceback(toy):
 def test_plan_counts_what_is_wanted_and_starts_no_engine(toy):
     done = command("plan", "toy.yaml", "--json", cwd=toy.parent)
     assert done.returncode == 0, done.stderr
-    plan = json.loads(done.stdout.splitlines()[-1])
+    plan = json.loads(done.stdout)
     assert plan["questions"] == {"train": 4, "validation": 4}
     assert plan["teachers"] == {"a": {"wanted": 8, "found": 0}}
     assert plan["trainings"] == 2

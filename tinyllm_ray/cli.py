@@ -13,7 +13,7 @@ import typer
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, load_experiment, output_dir
-from tinyllm_ray.progress import send_chatter_to
+from tinyllm_ray.output import Output, send_chatter_to
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,13 +21,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Distil several teachers into one small student, on Ray.",
 )
+_output = Output()
 ExperimentFile = Annotated[
     Path, typer.Argument(help="experiment file, such as experiments/miniature.yaml", show_default=False)
 ]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key.path=value, such as loss.label_weight=0.5", show_default=False)
 ]
-Json = Annotated[bool, typer.Option("--json", help="make the last line of stdout one JSON object")]
+Json = Annotated[bool, typer.Option("--json", help="write one JSON object to stdout, and nothing else")]
 
 
 @app.command()
@@ -216,25 +217,34 @@ def reproduce(
 
 
 def main() -> None:
-    """Entry point: exit code 2 and one message for a user's mistake, 130 when stopped; what is done is kept."""
+    """Entry point: exit code 2 and one message for a user's mistake, 130 when stopped; what is done is kept.
+
+    With --json, stdout holds one JSON object also where the command fails: {"error": the message}.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours are made by rich
+    _output.claim_stdout(as_json="--json" in sys.argv[1:])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except UserError as error:
-        _refuse(str(getattr(error, "cause", error)))  # Ray wraps what a worker raised
+        _fail(f"error: {getattr(error, 'cause', error)}", 2)  # Ray wraps what a worker raised
+    except typer.TyperException as error:  # an unknown command or option
+        _fail(f"error: {error.format_message()}", error.exit_code)
+    except Exception as error:
+        _output.write_error(f"{type(error).__name__}: {error}")
+        raise
 
 
 def _stop(number: int, _: object) -> None:
-    print("stopped; the same command goes on from here", file=sys.stderr)
-    sys.exit(128 + number)
+    _fail("stopped; the same command goes on from here", 128 + number)
 
 
-def _refuse(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+def _fail(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    _output.write_error(message.removeprefix("error: "))
+    sys.exit(code)
 
 
 def _pipeline(experiment: Path, overrides: list[str] | None, *pools: str) -> Any:
@@ -257,7 +267,7 @@ def _method_lines(methods: dict[str, Any]) -> str:
 
 
 def _finish(result: dict[str, Any], as_json: bool, text: str) -> None:
-    print(json.dumps(result, ensure_ascii=False) if as_json else text)
+    _output.write_result(json.dumps(result, ensure_ascii=False) if as_json else text)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,8 @@
-"""What the user sees of long work: bars on the terminal, the engines' chatter in a file."""
+"""What the user sees of long work: bars on the terminal."""
 
-import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -19,16 +16,6 @@ def make_bars() -> Progress:
     """Bars on stderr, so that stdout holds results alone."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
-
-
-def send_chatter_to(path: Path) -> None:
-    """Native code and child processes write to file descriptor 2: it becomes the file; `sys.stderr` stays as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with path.open("ab") as log:
-        os.dup2(log.fileno(), 2)
-    sys.stderr = os.fdopen(terminal, "w", buffering=1)
 
 
 @contextmanager
