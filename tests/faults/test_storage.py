@@ -15,6 +15,7 @@ from pathlib import Path
 import boto3
 import pytest
 from support.ray_head import free_port
+from support.small_experiment import Running
 
 from tinyllm_ray import storage
 from tinyllm_ray.data import store
@@ -34,7 +35,7 @@ for number in range(int(sys.argv[2])):
 
 
 def test_a_store_that_is_away_for_30_seconds_loses_no_row(
-    monkeypatch: pytest.MonkeyPatch, record_fault: Callable, wait_until: Callable
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, record_fault: Callable, wait_until: Callable
 ) -> None:
     port = free_port()
     for name, value in environment(port).items():
@@ -45,19 +46,19 @@ def test_a_store_that_is_away_for_30_seconds_loses_no_row(
         store.open_store(folder, {"dataset": "words", "teacher": "one"})
         path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
         command = [sys.executable, "-c", WRITER, folder, str(PARTS)]
-        writer = subprocess.Popen(
-            command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        log = tmp_path / "writer.log"
+        with log.open("w") as said:
+            process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdout=said, stderr=said)
+        writer = Running(process, log)
         wait_until(lambda: len(storage.list_files(folder, ".parquet")) >= 5, running=writer)
         Gate.away.set()
         time.sleep(AWAY_S)
-        assert writer.poll() is None
+        assert writer.process.poll() is None, writer.said()
         Gate.away.clear()
         there = len(storage.list_files(folder, ".parquet"))
         assert there < PARTS
         seconds = wait_until(lambda: len(storage.list_files(folder, ".parquet")) > there, running=writer)
-        output, _ = writer.communicate(timeout=120)
-        assert writer.returncode == 0, output
+        assert writer.process.wait(120) == 0, writer.said()
         keys = store.read(folder, "train", ["key"])["key"].to_pylist()
         lost, twice = 4 * PARTS - len(set(keys)), store.count_twice(folder, "train")
         assert (lost, twice) == (0, 0)

@@ -6,13 +6,12 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import Popen
 
 import psutil
 import pytest
 from support.cluster_process import cluster_environment, start_cluster
 from support.mlflow_server import MlflowServer
-from support.small_experiment import finish, run, start, write_experiment
+from support.small_experiment import Running, finish, run, start, write_experiment
 from support.tiny_teachers import questions
 
 from tinyllm_ray.data import store
@@ -51,7 +50,9 @@ def test_a_killed_rank_costs_at_most_a_checkpoint_interval_and_no_loss(
     running = start("train", experiment, *settings(experiment, "rank"))
     wait_until(lambda: newest(out) >= 3 * INTERVAL, running=running)
     ranks = [
-        p for p in psutil.Process(running.pid).children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())
+        p
+        for p in psutil.Process(running.process.pid).children(recursive=True)
+        if "RayTrainWorker" in " ".join(p.cmdline())
     ]
     assert len(ranks) == 2
     reached = newest(out)
@@ -126,7 +127,7 @@ def test_a_tracking_server_away_for_60_seconds_of_a_training_loses_no_metric(
         server.stop()
         reached = newest(out)
         time.sleep(60)
-        assert newest(out) > reached and running.poll() is None
+        assert newest(out) > reached and running.process.poll() is None
         server.start()
         began = time.monotonic()
         finish(running)
@@ -177,11 +178,11 @@ def assert_equal(found: dict[int, float], wanted: dict[int, float]) -> None:
     assert found[STEPS] == pytest.approx(wanted[STEPS], rel=1e-4)
 
 
-def kill_driver(running: Popen) -> None:
+def kill_driver(running: Running) -> None:
     """The driver only; whatever it started must go by itself. Ray's agents first look for their head for a minute."""
-    children = psutil.Process(running.pid).children(recursive=True)
-    os.kill(running.pid, signal.SIGKILL)
-    running.wait()
+    children = psutil.Process(running.process.pid).children(recursive=True)
+    os.kill(running.process.pid, signal.SIGKILL)
+    running.process.wait()
     _, alive = psutil.wait_procs(children, timeout=30)
     working = [p.cmdline()[:3] for p in alive if p.is_running() and not p.cmdline()[0].endswith("Agent")]
     assert not working, f"these outlive their driver: {working}"

@@ -42,7 +42,7 @@ class FinishedMiniature:
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout.splitlines()[-1])
+        return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="session")

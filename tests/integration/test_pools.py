@@ -57,13 +57,11 @@ def test_ranks_that_wait_say_what_for_and_go_on_when_it_comes(nodes: RunningClus
     run("generate", experiment, env=cluster_environment())
     nodes.ask("hold student_pool")
     waiting = start("train", experiment, "pools.pending_timeout_s=5", env=cluster_environment())
-    seen = ""
-    while "pending for" not in seen:
-        line = waiting.stdout.readline()
-        assert line, seen
-        seen += line
+    while "pending for" not in (said := waiting.said()):
+        assert waiting.process.poll() is None, said
+        time.sleep(0.1)
     nodes.ask("release")
-    assert "student pool: 2 pending for 5 s, each waits for CPU 1, student_pool 1; 2 nodes could hold it" in seen, seen
+    assert "student pool: 2 pending for 5 s, each waits for CPU 1, student_pool 1; 2 nodes could hold it" in said, said
     assert finish(waiting)["trials"][0]["steps"] == 20
 
 

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +61,38 @@ def write_experiment(folder: Path, *, sizes: dict[str, int] | None = None, **sec
     return path
 
 
-def start(command: str, experiment: Path, *overrides: str, env: dict[str, str] | None = None) -> subprocess.Popen:
+@dataclass
+class Running:
+    """A command under way: its process, and the file in which its stderr can be read at any time."""
+
+    process: subprocess.Popen
+    log: Path
+
+    def said(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+
+def start(command: str, experiment: Path, *overrides: str, env: dict[str, str] | None = None) -> Running:
     """The command as a user's shell would run it, in a process group of its own."""
-    return subprocess.Popen(
-        [COMMAND, command, str(experiment), *overrides, "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=experiment.parent,
-        start_new_session=True,
-        env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(os.environ if env is None else env)},
-    )
+    descriptor, log = tempfile.mkstemp(prefix=f"{command}-", suffix=".log", dir=experiment.parent)
+    with os.fdopen(descriptor, "w") as stderr:
+        process = subprocess.Popen(
+            [COMMAND, command, str(experiment), *overrides, "--json"],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            cwd=experiment.parent,
+            start_new_session=True,
+            env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(os.environ if env is None else env)},
+        )
+    return Running(process, Path(log))
 
 
-def finish(process: subprocess.Popen, *, timeout_s: float = 400) -> dict[str, Any]:
-    """The JSON of its last line; fails with all it printed where it ended badly."""
-    output, _ = process.communicate(timeout=timeout_s)
-    assert process.returncode == 0, output
-    return json.loads(output.strip().splitlines()[-1])
+def finish(running: Running, *, timeout_s: float = 400) -> dict[str, Any]:
+    """The JSON object on its stdout; fails with all that it said where it ended badly."""
+    stdout, _ = running.process.communicate(timeout=timeout_s)
+    assert running.process.returncode == 0, running.said()
+    return json.loads(stdout)
 
 
 def run(command: str, experiment: Path, *overrides: str, env: dict[str, str] | None = None) -> dict[str, Any]:
