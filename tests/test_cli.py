@@ -6,7 +6,7 @@ import pytest
 
 TOY = """
 name: toy
-dataset: {name: toy, format: jsonl, path: %s, splits: {train: train.jsonl, validation: train.jsonl}}
+dataset: {name: toy, format: jsonl, path: %s, splits: {train: train.jsonl, validation: validation.jsonl}}
 teachers: [{name: a, model: any, kind: endpoint, endpoint: {url: "http://127.0.0.1:9/v1"}}]
 student: {model: nano, from_scratch: {nano: {}}}
 """
@@ -14,8 +14,10 @@ student: {model: nano, from_scratch: {nano: {}}}
 
 @pytest.fixture
 def toy(tmp_path):
-    rows = [{"id": str(n), "question": f"is {n} even?", "choices": ["yes", "no"], "answer": "yes"} for n in range(4)]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for split, first in {"train": 0, "validation": 4}.items():
+        numbers = range(first, first + 4)
+        rows = [{"id": str(n), "question": f"is {n} even?", "choices": ["yes", "no"], "answer": "yes"} for n in numbers]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = tmp_path / "toy.yaml"
     path.write_text(TOY % tmp_path)
     return path
