@@ -1,28 +1,38 @@
-"""Typed row contracts between the stages; column names live only here.
+"""The rows that pass between the stages, one dataclass each, and the Arrow schemas that follow from their fields.
 
-Question -> (teacher) -> Rationale -> (student) -> Prediction
+Question -> PromptRow -> (a teacher's engine) -> Outcome -> Rationale -> (the student) -> Prediction
+
+A plain `int` is an int64 and a plain `float` a float64; `Int32` and `Float32` are the smaller ones.
 """
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+
+Int32 = Annotated[int, pa.int32()]
+Float32 = Annotated[float, pa.float32()]
+Row = TypeVar("Row")
 
 SPLITS = ("train", "validation", "test")
+_ARROW = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 
 
 @dataclass(frozen=True)
 class Question:
-    """One multiple-choice question. `answer` is the text of one of `choices`.
+    """One question. With choices, `answer` is the text of one of them.
 
     Question("7-980", "The sun is responsible for", ["puppies learning", "plants sprouting"], "plants sprouting")
     """
 
     question_id: str
     question: str
-    choices: list[str]
+    choices: list[str]  # empty where the answer is free
     answer: str
-
-    def row(self) -> dict[str, Any]:
-        return asdict(self)
+    context: str = ""  # a passage that the question is about
+    accepted: list[str] = field(default_factory=list)  # further right answers of the task `text`
 
 
 @dataclass(frozen=True)
@@ -35,23 +45,46 @@ class Rejected:
 
 
 @dataclass(frozen=True)
+class PromptRow:
+    """One prompt that an engine is to answer."""
+
+    key: str  # of the rationale to be made
+    target: Int32  # which store and split it belongs to
+    sample: Int32  # 0 .. samples_per_question - 1
+    question: Question
+    dropped_examples: Int32  # in-context examples left out so that the prompt fits
+    seed: int
+    prompt: str
+    prompt_ids: list[Int32]  # empty where the engine tokenizes (endpoints)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one prompt; `failure` is empty where there is a text."""
+
+    text: str
+    finish_reason: str  # stop, length, or failed
+    failure: str
+    input_tokens: Int32
+    output_tokens: Int32
+    cached_tokens: Int32 = 0  # of the input, taken from the prefix cache
+
+
+@dataclass(frozen=True)
 class Rationale:
     """One teacher's text for one question and sample."""
 
     key: str  # what made it: question content and the store's settings
     question_id: str
-    sample: int  # 0 .. samples_per_question - 1
+    sample: Int32  # 0 .. samples_per_question - 1
     rationale: str
-    predicted_answer: str  # the choice the text states; empty where none can be read
+    predicted_answer: str  # the answer that the text states; empty where none can be read
     finish_reason: str  # stop, length, or failed
     failure: str  # why there is no rationale; empty where there is one
-    dropped_examples: int  # in-context examples left out so that the prompt fits
-    input_tokens: int
-    output_tokens: int
+    dropped_examples: Int32  # in-context examples left out so that the prompt fits
+    input_tokens: Int32
+    output_tokens: Int32
     flags: list[str] = field(default_factory=list)  # see data/quality.py
-
-    def row(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -63,11 +96,48 @@ class Prediction:
     answer: str
     predicted: str  # by what `evaluation.by` names
     correct: bool
-    choice_scores: list[
-        float
-    ]  # mean token log-likelihood of each choice, in the order of `choices`; empty if not ranked
-    generated: str  # the label task's generated text; empty if not generated
+    choice_scores: list[Float32]  # mean token log-likelihood of each choice, in their order; empty if not ranked
+    generated: str  # the label component's generated text; empty if not generated
     rationales: dict[str, str] = field(default_factory=dict)  # the student's own, by teacher name
 
-    def row(self) -> dict[str, Any]:
-        return asdict(self)
+
+def schema_of(row_type: type) -> pa.Schema:
+    """The Arrow schema of a row dataclass: a column for each field, in their order."""
+    return pa.schema(_columns(row_type))
+
+
+def to_table(rows: Iterable[Row], row_type: type[Row]) -> pa.Table:
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema_of(row_type))  # type: ignore[call-overload]
+
+
+def from_table(table: pa.Table, row_type: type[Row]) -> list[Row]:
+    """The rows of a table whose columns are fields of the type; a field without a column takes its default."""
+    return [from_values(values, row_type) for values in table.to_pylist(maps_as_pydicts="strict")]
+
+
+def from_values(values: dict[str, Any], row_type: type[Row]) -> Row:
+    """One row from a dictionary of its fields, where a row inside it is a dictionary too."""
+    hints = get_type_hints(row_type)
+    inner = {
+        name: from_values(value, hints[name]) for name, value in values.items() if dataclasses.is_dataclass(hints[name])
+    }
+    return row_type(**{**values, **inner})
+
+
+def _columns(row_type: type) -> list[pa.Field]:
+    hints = get_type_hints(row_type, include_extras=True)
+    return [pa.field(item.name, _arrow_type(hints[item.name])) for item in dataclasses.fields(row_type)]
+
+
+def _arrow_type(hint: Any) -> pa.DataType:
+    """str -> string, list[Int32] -> list<int32>, dict[str, str] -> map<string, string>, a dataclass -> a struct."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return pa.struct(_columns(hint))
+    if get_origin(hint) is Annotated:
+        return hint.__metadata__[0]
+    inner = [_arrow_type(argument) for argument in get_args(hint)]
+    if get_origin(hint) is list:
+        return pa.list_(*inner)
+    if get_origin(hint) is dict:
+        return pa.map_(*inner)
+    return _ARROW[hint]

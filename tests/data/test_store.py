@@ -1,4 +1,5 @@
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,8 +9,9 @@ import pytest
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data import store
-from tinyllm_ray.rows import Question, Rationale
+from tinyllm_ray.rows import Question, Rationale, schema_of, to_table
 
+SCHEMA = schema_of(Rationale)
 MANIFEST = {"dataset": "toy", "teacher": "owl", "sampling": {"seed": 0}}
 
 
@@ -24,12 +26,12 @@ def keys(table: pa.Table) -> list[str]:
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     rows = [rationale("b"), rationale("a"), rationale("c")]
     store.append(str(tmp_path), "train", rows)
-    assert store.read(str(tmp_path), "train").to_pylist() == [row.row() for row in rows]
+    assert store.read(str(tmp_path), "train").to_pylist() == [asdict(row) for row in rows]
     assert store.read(str(tmp_path), "train", ["rationale"]).column_names == ["rationale"]
 
 
 def test_an_empty_store_has_its_columns(tmp_path: Path) -> None:
-    assert store.read(str(tmp_path), "train").schema == store.SCHEMA
+    assert store.read(str(tmp_path), "train").schema == SCHEMA
     assert store.read(str(tmp_path), "train", ["key"], failures=True).num_rows == 0
     assert store.count_twice(str(tmp_path), "train") == 0
 
@@ -98,7 +100,7 @@ def test_the_key_follows_the_questions_content() -> None:
 
 
 def write_part(path: Path, rows: list[Rationale]) -> None:
-    pq.write_table(pa.Table.from_pylist([vars(row) for row in rows], schema=store.SCHEMA), path)
+    pq.write_table(to_table(rows, Rationale), path)
 
 
 def test_the_content_digest_follows_the_rationales_and_not_the_parts_they_are_in(tmp_path: Path) -> None:
@@ -170,11 +172,11 @@ def test_a_large_store_is_read_in_seconds(tmp_path: Path) -> None:
     rows, parts = 250_000, 4
     for part in range(parts):
         names = [f"{part}-{index}" for index in range(rows // parts)]
-        columns: dict[str, object] = {name: [""] * len(names) for name in store.SCHEMA.names}
+        columns: dict[str, object] = {name: [""] * len(names) for name in SCHEMA.names}
         for name in ("sample", "dropped_examples", "input_tokens", "output_tokens"):
             columns[name] = [0] * len(names)
         columns |= {"key": names, "flags": [[]] * len(names)}
-        storage.write_table(f"{tmp_path}/train/part-{part}.parquet", pa.table(columns, schema=store.SCHEMA))
+        storage.write_table(f"{tmp_path}/train/part-{part}.parquet", pa.table(columns, schema=SCHEMA))
     start = time.monotonic()
     assert store.read(str(tmp_path), "train", ["key"], failures=True).num_rows == rows
     assert time.monotonic() - start < 15

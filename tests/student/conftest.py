@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from tinyllm_ray import storage
@@ -13,21 +12,13 @@ from tinyllm_ray.config import validate
 from tinyllm_ray.data import store
 from tinyllm_ray.data.features import build_features
 from tinyllm_ray.data.questions import QuestionFile
-from tinyllm_ray.rows import Question, Rationale
+from tinyllm_ray.rows import Question, Rationale, to_table
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student.model import prepare_tokenizer
 from tinyllm_ray.student.train import Trial
 
 COLORS = ["red", "green", "blue", "grey"]
 SIZES = {"train": 40, "validation": 12, "test": 8}
-QUESTIONS = pa.schema(
-    [
-        ("question_id", pa.string()),
-        ("question", pa.string()),
-        ("choices", pa.list_(pa.string())),
-        ("answer", pa.string()),
-    ]
-)
 
 
 def questions_of(split: str, count: int) -> list[Question]:
@@ -40,7 +31,7 @@ def questions_of(split: str, count: int) -> list[Question]:
 
 def write_questions(folder: Path, split: str, questions: list[Question]) -> QuestionFile:
     path = str(folder / f"{split}.parquet")
-    storage.write_table(path, pa.Table.from_pylist([question.row() for question in questions], QUESTIONS))
+    storage.write_table(path, to_table(questions, Question))
     return QuestionFile(path=path, rows=len(questions), rejected=0, rejected_path="", digest=f"{split}{len(questions)}")
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ def write_experiment(folder: Path, *, sizes: dict[str, int] | None = None, **sec
     folder.mkdir(parents=True, exist_ok=True)
     rows = iter(questions(sum((sizes or SIZES).values())))
     for split, count in (sizes or SIZES).items():
-        lines = [json.dumps({**next(rows).row()}) for _ in range(count)]
+        lines = [json.dumps(asdict(next(rows))) for _ in range(count)]
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
     raw: dict[str, Any] = {
         "name": "small",

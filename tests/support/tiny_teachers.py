@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from tinyllm_ray.config import validate
 from tinyllm_ray.data.questions import QuestionFile
-from tinyllm_ray.rows import Question
+from tinyllm_ray.rows import Question, to_table
 from tinyllm_ray.schema import Experiment
 
 WORDS = ["sun", "moon", "rain", "plant", "stone", "river", "cold", "warm", "grows", "falls", "melts", "shines", "sinks"]
@@ -97,7 +96,7 @@ def questions(count: int) -> list[Question]:
 
 def question_file(path: Path, rows: list[Question]) -> QuestionFile:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([row.row() for row in rows]), path)
+    pq.write_table(to_table(rows, Question), path)
     return QuestionFile(path=str(path), rows=len(rows), rejected=0, rejected_path="", digest=str(path))
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from tinyllm_ray import storage
 from tinyllm_ray.config import validate, with_overrides
 from tinyllm_ray.data import store
-from tinyllm_ray.rows import Question, Rationale
+from tinyllm_ray.rows import Question, Rationale, to_table
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.tuning.methods import ablation
 
@@ -67,7 +67,7 @@ def write_questions(output_dir: str, name: str, questions: list[Question]) -> di
     for split in ("train", "validation", "test"):
         path = Path(output_dir, "questions", name, f"{split}.parquet")
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist([question.row() for question in questions]), path)
+        pq.write_table(to_table(questions, Question), path)
         files[split] = (str(path), f"digest-{split}", len(questions))
     return files
 

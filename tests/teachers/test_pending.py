@@ -8,7 +8,7 @@ from support.tiny_teachers import experiment, question_file, questions
 from tinyllm_ray import storage
 from tinyllm_ray.data import store
 from tinyllm_ray.data.prompts import example_set
-from tinyllm_ray.rows import Question, Rationale
+from tinyllm_ray.rows import PromptRow, Question, Rationale, from_table
 from tinyllm_ray.schema import Experiment, Teacher
 from tinyllm_ray.teachers.engines.registry import Engine
 from tinyllm_ray.teachers.pending import Pending, Target, read_candidates, rewrite, write_pending
@@ -49,8 +49,8 @@ class World:
         )
 
 
-def rows_of(pending: Pending) -> list[dict]:
-    return [row for uri in pending.files for row in storage.read_table(uri).to_pylist()]
+def rows_of(pending: Pending) -> list[PromptRow]:
+    return [row for uri in pending.files for row in from_table(storage.read_table(uri), PromptRow)]
 
 
 def test_all_rows_of_a_new_store_are_pending_in_files_of_one_batch_each(tmp_path: Path) -> None:
@@ -59,10 +59,10 @@ def test_all_rows_of_a_new_store_are_pending_in_files_of_one_batch_each(tmp_path
     assert (pending.wanted, pending.found, pending.rows, pending.shortened) == (40, 0, 40, 0)
     assert [storage.read_table(uri).num_rows for uri in pending.files] == [16, 16, 8]
     rows = rows_of(pending)
-    assert [row["question_id"] for row in rows] == [f"q{i}" for i in range(40)]
-    assert len({row["seed"] for row in rows}) == 40
-    assert rows[3]["question"] in rows[3]["prompt"]
-    assert pending.longest_prompt == max(len(row["prompt"].split()) for row in rows)
+    assert [row.question.question_id for row in rows] == [f"q{i}" for i in range(40)]
+    assert len({row.seed for row in rows}) == 40
+    assert rows[3].question.question in rows[3].prompt
+    assert pending.longest_prompt == max(len(row.prompt.split()) for row in rows)
 
 
 def test_rows_in_the_store_are_found_and_failed_ones_are_pending_again(tmp_path: Path) -> None:
@@ -72,21 +72,21 @@ def test_rows_in_the_store_are_found_and_failed_ones_are_pending_again(tmp_path:
     store.append(world.target.folder, "train", [rationale(world.key(bad), bad, failure="empty output")])
     pending = world.pending()
     assert (pending.wanted, pending.found, pending.rows) == (6, 1, 5)
-    assert {row["question_id"] for row in rows_of(pending)} == {"q1", "q2", "q3", "q4", "q5"}
+    assert {row.question.question_id for row in rows_of(pending)} == {"q1", "q2", "q3", "q4", "q5"}
 
 
 def test_new_rows_and_another_order_leave_the_old_rows_found(tmp_path: Path) -> None:
     world = World(tmp_path, questions(4))
     store.append(world.target.folder, "train", [rationale(world.key(q), q) for q in world.rows])
     world.add([*reversed(questions(6))])
-    assert {row["question_id"] for row in rows_of(world.pending())} == {"q4", "q5"}
+    assert {row.question.question_id for row in rows_of(world.pending())} == {"q4", "q5"}
 
 
 def test_a_changed_question_is_pending_again(tmp_path: Path) -> None:
     world = World(tmp_path, questions(3))
     store.append(world.target.folder, "train", [rationale(world.key(q), q) for q in world.rows])
     world.add([replace(world.rows[0], question="another question?"), *world.rows[1:]])
-    assert [row["question"] for row in rows_of(world.pending())] == ["another question?"]
+    assert [row.question.question for row in rows_of(world.pending())] == ["another question?"]
 
 
 def test_more_samples_ask_only_for_the_missing_ones(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_more_samples_ask_only_for_the_missing_ones(tmp_path: Path) -> None:
     store.append(world.target.folder, "train", [rationale(world.key(q), q) for q in world.rows])
     pending = world.pending()
     assert (pending.wanted, pending.found) == (6, 2)
-    assert [(row["question_id"], row["sample"]) for row in rows_of(pending)] == [
+    assert [(row.question.question_id, row.sample) for row in rows_of(pending)] == [
         ("q0", 1),
         ("q0", 2),
         ("q1", 1),
@@ -104,12 +104,12 @@ def test_more_samples_ask_only_for_the_missing_ones(tmp_path: Path) -> None:
 
 def test_a_prompt_over_the_length_loses_examples_and_never_its_question(tmp_path: Path) -> None:
     world = World(tmp_path, questions(12))
-    full = [len(row["prompt"].split()) for row in rows_of(world.pending())]
+    full = [len(row.prompt.split()) for row in rows_of(world.pending())]
     pending = world.pending(limit=max(full) - 1)
     assert pending.shortened == full.count(max(full))
     for row, before in zip(rows_of(pending), full, strict=True):
-        assert row["dropped_examples"] == (before == max(full))
-        assert row["question"] in row["prompt"]
+        assert row.dropped_examples == (before == max(full))
+        assert row.question.question in row.prompt
     assert pending.longest_prompt < max(full)
 
 
@@ -129,10 +129,10 @@ def test_rows_of_one_example_set_run_together_and_share_their_beginning(tmp_path
     world = World(tmp_path, questions(60), batch_size=8)
     pool = world.spec.prompts.in_context.model_copy(update={"pool": 3})
     rows = rows_of(world.pending(in_context=pool))
-    sets = [example_set(row["question_id"], pool=3, seed=0) for row in rows]
+    sets = [example_set(row.question.question_id, pool=3, seed=0) for row in rows]
     assert sets == sorted(sets)
     assert set(sets) == {0, 1, 2}
-    heads = {(number, row["prompt"].split("Question: ")[1]) for number, row in zip(sets, rows, strict=True)}
+    heads = {(number, row.prompt.split("Question: ")[1]) for number, row in zip(sets, rows, strict=True)}
     assert len(heads) <= 3 * 3  # a set's own members see another example in their place
 
 
@@ -141,12 +141,15 @@ def test_rewrite_keeps_the_prompts_of_the_given_keys(tmp_path: Path) -> None:
     pending = world.pending()
     keys = {world.key(world.rows[1]), world.key(world.rows[8])}
     files = rewrite(pending.files, keys, folder=str(tmp_path / "again"), rows_per_file=4)
-    assert [row["question_id"] for uri in files for row in storage.read_table(uri).to_pylist()] == ["q1", "q8"]
+    assert [row.question.question_id for uri in files for row in from_table(storage.read_table(uri), PromptRow)] == [
+        "q1",
+        "q8",
+    ]
 
 
 def test_a_row_has_the_same_random_seed_in_every_run_and_another_one_for_another_seed(tmp_path: Path) -> None:
     world = World(tmp_path, questions(1), sampling={"temperature": 1.0, "seed": 1})
-    first = rows_of(world.pending())[0]["seed"]
-    assert rows_of(world.pending())[0]["seed"] == first
+    first = rows_of(world.pending())[0].seed
+    assert rows_of(world.pending())[0].seed == first
     other = World(tmp_path, questions(1), sampling={"temperature": 1.0, "seed": 2})
-    assert rows_of(other.pending())[0]["seed"] != first
+    assert rows_of(other.pending())[0].seed != first

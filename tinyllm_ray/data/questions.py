@@ -20,17 +20,9 @@ from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import sources
 from tinyllm_ray.data.formats import BadRow, OtherKind, to_question
 from tinyllm_ray.data.overlap import count_shared, question_key, refuse_identical, shared_lines, short_hash
-from tinyllm_ray.rows import SPLITS, Question, Rejected
+from tinyllm_ray.rows import SPLITS, Question, Rejected, from_table, schema_of, to_table
 from tinyllm_ray.schema import Dataset
 
-SCHEMA = pa.schema(
-    [
-        ("question_id", pa.string()),
-        ("question", pa.string()),
-        ("choices", pa.list_(pa.string())),
-        ("answer", pa.string()),
-    ]
-)
 _BATCH_ROWS = 4096
 _PUBLISHED = {"train": ["train"], "validation": ["validation", "valid", "dev", "val"], "test": ["test"]}
 _HUB_FOLDERS = ("", "main/", "ARC-Challenge/", "pqa_labeled/", "data/", "default/", "plain_text/")
@@ -62,6 +54,7 @@ def prepare_questions(
     folder = storage.join(output_dir, "questions", dataset.name)
     manifest_uri = storage.join(folder, "manifest.json")
     made_from = {
+        "columns": schema_of(Question).names,
         "dataset": dataset.model_dump(mode="json"),
         "files": {split: [[uri, sources.stamp(uri)] for uri in uris] for split, uris in found.items()},
     }
@@ -131,8 +124,8 @@ def iterate_questions(path: str, batch_rows: int) -> Iterator[list[Question]]:
     try:
         with storage.open_file(path) as file:
             table = pq.ParquetFile(file, page_checksum_verification=True)
-            for batch in table.iter_batches(batch_size=batch_rows, columns=SCHEMA.names):
-                yield [Question(**row) for row in batch.to_pylist()]
+            for batch in table.iter_batches(batch_size=batch_rows, columns=schema_of(Question).names):
+                yield from_table(pa.table(batch), Question)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is missing or damaged ({error}); delete it, and the next run makes it again") from None
 
@@ -218,8 +211,8 @@ class _Writers:
         self.hasher = hashlib.blake2b(digest_size=16)
         self._drop = drop
         self.first_reasons: list[str] = []
-        self._batch: list[dict[str, Any]] = []
-        self._good = pq.ParquetWriter(good, SCHEMA, compression="zstd", write_page_checksum=True)
+        self._batch: list[Question] = []
+        self._good = pq.ParquetWriter(good, schema_of(Question), compression="zstd", write_page_checksum=True)
         self._bad = bad.open("w", encoding="utf-8")
 
     def __enter__(self) -> "_Writers":
@@ -252,12 +245,12 @@ class _Writers:
         self.rows += 1
         self.keys.append(key)
         self.hasher.update(digest(vars(question), 32).encode())
-        self._batch.append(vars(question))
+        self._batch.append(question)
         if len(self._batch) == _BATCH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
-        self._good.write_table(pa.Table.from_pylist(self._batch, SCHEMA))
+        self._good.write_table(to_table(self._batch, Question))
         self._batch.clear()
 
 

@@ -8,17 +8,15 @@ Out: <out>/<dataset>/{flan_t5,llama2}/<split>/part-00000.parquet with manifest.j
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
-
-import pyarrow as pa
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
-from tinyllm_ray.data import questions, sources, store
+from tinyllm_ray.data import sources
 from tinyllm_ray.data.formats import BadRow, to_question
 from tinyllm_ray.data.quality import find_flags
-from tinyllm_ray.rows import Question, Rationale
+from tinyllm_ray.rows import Question, Rationale, to_table
 from tinyllm_ray.schema import Columns
 from tinyllm_ray.tasks.choice import extract_answer, letter
 
@@ -169,10 +167,8 @@ def _import_split(
         report["problems"].append(
             f"{split}: {len(rows)} questions, but {len(strings)} rationales; matched from the first on"
         )
-    usable = [row.question.row() for row in rows if row.question]
-    storage.write_table(
-        storage.join(target, "questions", f"{split}.parquet"), pa.Table.from_pylist(usable, questions.SCHEMA)
-    )
+    usable = [row.question for row in rows if row.question]
+    storage.write_table(storage.join(target, "questions", f"{split}.parquet"), to_table(usable, Question))
     padded = [*strings[: len(rows)], *[None] * (len(rows) - len(strings))]
     published = [
         _published(string, f"{split} rationale {number}", report["problems"])
@@ -183,12 +179,12 @@ def _import_split(
         made = [_rationale(row, parts, teacher) for row, parts in zip(rows, published, strict=True)]
         storage.write_table(
             storage.join(target, teacher, split, "part-00000.parquet"),
-            pa.Table.from_pylist([rationale.row() for rationale in made], store.SCHEMA),
+            to_table(made, Rationale),
         )
         counts[teacher] = {
             "absent": sum(rationale.failure == "absent" for rationale in made),
             "nan": sum(rationale.rationale.lower() == "nan" for rationale in made),
-            "content": digest([rationale.row() for rationale in made]),
+            "content": digest([asdict(rationale) for rationale in made]),
         }
     return counts
 

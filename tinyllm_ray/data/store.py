@@ -16,23 +16,8 @@ import pyarrow.compute as pc
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
-from tinyllm_ray.rows import Question, Rationale
+from tinyllm_ray.rows import Question, Rationale, schema_of, to_table
 
-SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("question_id", pa.string()),
-        ("sample", pa.int32()),
-        ("rationale", pa.string()),
-        ("predicted_answer", pa.string()),
-        ("finish_reason", pa.string()),
-        ("failure", pa.string()),
-        ("dropped_examples", pa.int32()),
-        ("input_tokens", pa.int32()),
-        ("output_tokens", pa.int32()),
-        ("flags", pa.list_(pa.string())),
-    ]
-)
 _REMEDY = "delete this file: the next run writes again what was in it; an imported store is imported again"
 
 
@@ -43,8 +28,9 @@ def store_folder(output_dir: str, manifest: dict[str, Any]) -> str:
 
 def row_key(question: Question, sample: int, *, settings: str, teacher_forcing: bool) -> str:
     """Key of one rationale: the question's content, the sample and the digest of the store's manifest."""
+    shown = [question.context, question.question, question.choices]
     answer = question.answer if teacher_forcing else None
-    return digest([question.question_id, question.question, question.choices, answer, sample, settings], 24)
+    return digest([question.question_id, *shown, answer, sample, settings], 24)
 
 
 def open_store(folder: str, manifest: dict[str, Any]) -> None:
@@ -87,13 +73,13 @@ def append(folder: str, split: str, rows: list[Rationale]) -> str:
     """Write one part, named by its rows' keys, so that a repeated write of the same rows replaces itself."""
     name = digest([[row.key, bool(row.failure)] for row in rows], 24)
     uri = storage.join(folder, split, f"part-{name}.parquet")
-    storage.write_table(uri, pa.Table.from_pylist([row.row() for row in rows], schema=SCHEMA))
+    storage.write_table(uri, to_table(rows, Rationale))
     return uri
 
 
 def read(folder: str, split: str, columns: list[str] | None = None, *, failures: bool = False) -> pa.Table:
     """All rows of a split, each key once, by name of part; `failures=True` adds keys that only failed."""
-    wanted = columns or SCHEMA.names
+    wanted = columns or schema_of(Rationale).names
     table = _parts(folder, split, list(dict.fromkeys([*wanted, "key", "failure"])))
     failed = pc.not_equal(table["failure"], "")
     good = _first_of_key(table.filter(pc.invert(failed)))
@@ -172,7 +158,7 @@ def _remember(uri: str, parts: dict[str, dict[str, str]]) -> None:
 def _content_sum(part: str) -> str:
     """The sum of the hashes of a part's rationales, which does not depend on how rows are dealt to parts."""
     total = 0
-    for row in _table(part, SCHEMA.names).to_pylist():
+    for row in _table(part, schema_of(Rationale).names).to_pylist():
         if not row["failure"]:
             data = json.dumps(list(row.values()), ensure_ascii=False).encode("utf-8", errors="surrogatepass")
             total += int.from_bytes(hashlib.blake2b(data, digest_size=16).digest(), "little")
@@ -184,7 +170,7 @@ def _parts(folder: str, split: str, columns: list[str]) -> pa.Table:
 
 
 def _tables(uris: list[str], columns: list[str]) -> pa.Table:
-    empty = pa.schema([SCHEMA.field(name) for name in columns]).empty_table()
+    empty = pa.schema([schema_of(Rationale).field(name) for name in columns]).empty_table()
     return pa.concat_tables([empty, *(_table(uri, columns) for uri in uris)], promote_options="default")
 
 

@@ -11,27 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
 from tinyllm_ray import storage
-from tinyllm_ray.rows import Prediction
+from tinyllm_ray.rows import Prediction, to_table
 from tinyllm_ray.schema import Experiment
 
 PART_S = 5.0
-PREDICTIONS = pa.schema(
-    [
-        ("question_id", pa.string()),
-        ("question", pa.string()),
-        ("answer", pa.string()),
-        ("predicted", pa.string()),
-        ("correct", pa.bool_()),
-        ("choice_scores", pa.list_(pa.float32())),
-        ("generated", pa.string()),
-        ("rationales", pa.map_(pa.string(), pa.string())),
-    ]
-)
 
 
 class Recorder:
@@ -76,10 +63,7 @@ def read_evaluations(folder: str) -> list[dict[str, Any]]:
 
 
 def write_predictions(folder: str, split: str, predictions: Sequence[Prediction]) -> None:
-    rows = [{**row.row(), "rationales": list(row.rationales.items())} for row in predictions]
-    storage.write_table(
-        storage.join(folder, "predictions", f"{split}.parquet"), pa.Table.from_pylist(rows, PREDICTIONS)
-    )
+    storage.write_table(storage.join(folder, "predictions", f"{split}.parquet"), to_table(predictions, Prediction))
 
 
 def write_model(folder: str, model: nn.Module, *, tokenizer_folder: str, card: str) -> None:

@@ -1,4 +1,4 @@
-"""What is left to do: question files and stores in, prompt rows (engines/base.py) as small Parquet files out.
+"""What is left to do: question files and stores in, prompt rows as small Parquet files out.
 
 Questions stream through in batches, so memory does not grow with their number. A prompt that is over the model's
 length loses its in-context examples one by one, never its question; one that is still too long fails here, before any
@@ -9,18 +9,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import pyarrow as pa
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
 from tinyllm_ray.data.prompts import build_prompt, choose_examples, example_set, load_template
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
-from tinyllm_ray.rows import Question, Rationale
+from tinyllm_ray.rows import PromptRow, Question, Rationale, from_table, to_table
 from tinyllm_ray.schema import Prompts, Teacher
-from tinyllm_ray.teachers.engines.base import PROMPTS
 from tinyllm_ray.teachers.engines.registry import Engine
 
 READ_ROWS = 2048
@@ -78,17 +74,17 @@ def write_pending(
         for todo in _missing(target, teacher=teacher, prompts=prompts, candidates=candidates, pending=pending):
             rows, too_long = _fit(
                 todo,
+                target=number,
                 template=template,
                 teacher_forcing=target.teacher_forcing,
                 engine=engine,
             )
             _record_too_long(target, too_long, pending=pending, limit=engine.prompt_limit)
             for row in rows:
-                pending.shortened += row["dropped_examples"] > 0
-                pending.longest_prompt = max(pending.longest_prompt, len(row["prompt_ids"]))
-                row |= {"target": number, "seed": _seed(teacher.sampling.seed, row["key"])}
+                pending.shortened += row.dropped_examples > 0
+                pending.longest_prompt = max(pending.longest_prompt, len(row.prompt_ids))
                 pool = prompts.in_context.pool
-                group = 0 if pool is None else example_set(row["question_id"], pool=pool, seed=prompts.seed)
+                group = 0 if pool is None else example_set(row.question.question_id, pool=pool, seed=prompts.seed)
                 writer.add((number, group), row)
     pending.files, pending.rows = writer.close()
     return pending
@@ -115,22 +111,22 @@ def prompt_of(question: Question, *, prompts: Prompts, candidates: Sequence[Ques
     examples = choose_examples(question, candidates=candidates, in_context=prompts.in_context, seed=prompts.seed)
     todo = [_Todo("", 0, question, examples)]
     template = load_template(prompts.template)
-    rows, too_long = _fit(todo, template=template, teacher_forcing=prompts.teacher_forcing, engine=engine)
+    rows, too_long = _fit(todo, target=0, template=template, teacher_forcing=prompts.teacher_forcing, engine=engine)
     if too_long:
         raise UserError(
             f"question {question.question_id} needs {too_long[0][1]} tokens without in-context examples; teacher "
             f"{engine.teacher.name} takes {engine.prompt_limit}, so `generate` records it as failed"
         )
-    return engine.decode(rows[0]["prompt_ids"]) if engine.decode else rows[0]["prompt"]
+    return engine.decode(rows[0].prompt_ids) if engine.decode else rows[0].prompt
 
 
 def rewrite(files: Sequence[str], keys: Collection[str], *, folder: str, rows_per_file: int) -> list[str]:
     """The prompts of some keys only, for another try."""
     writer = _Writer(folder, rows_per_file=rows_per_file)
     for uri in files:
-        for row in storage.read_table(uri).to_pylist():
-            if row["key"] in keys:
-                writer.add((row["target"], 0), row)
+        for row in from_table(storage.read_table(uri), PromptRow):
+            if row.key in keys:
+                writer.add((row.target, 0), row)
     return writer.close()[0]
 
 
@@ -159,10 +155,10 @@ def _missing(
 
 
 def _fit(
-    todo: Sequence[_Todo], *, template: str, teacher_forcing: bool, engine: Engine
-) -> tuple[list[dict[str, Any]], list[tuple[_Todo, int]]]:
+    todo: Sequence[_Todo], *, target: int, template: str, teacher_forcing: bool, engine: Engine
+) -> tuple[list[PromptRow], list[tuple[_Todo, int]]]:
     """Prompt rows in the order of `todo`, and what is too long without any example, with its length."""
-    fitted: dict[str, dict[str, Any]] = {}
+    fitted: dict[str, PromptRow] = {}
     too_long: list[tuple[_Todo, int]] = []
     dropped, left = 0, list(todo)
     while left:
@@ -179,7 +175,7 @@ def _fit(
         over = []
         for t, text, tokens in zip(left, texts, ids, strict=True):
             if len(tokens) <= engine.prompt_limit:
-                fitted[t.key] = _row(t, text, tokens, dropped)
+                fitted[t.key] = _row(t, target, text, tokens, dropped, seed=engine.teacher.sampling.seed)
             elif dropped < len(t.examples):
                 over.append(t)
             else:
@@ -188,15 +184,17 @@ def _fit(
     return [fitted[t.key] for t in todo if t.key in fitted], too_long
 
 
-def _row(todo: _Todo, prompt: str, prompt_ids: list[int], dropped: int) -> dict[str, Any]:
-    return {
-        "key": todo.key,
-        "sample": todo.sample,
-        **todo.question.row(),
-        "dropped_examples": dropped,
-        "prompt": prompt,
-        "prompt_ids": prompt_ids,
-    }
+def _row(todo: _Todo, target: int, prompt: str, prompt_ids: list[int], dropped: int, *, seed: int) -> PromptRow:
+    return PromptRow(
+        key=todo.key,
+        target=target,
+        sample=todo.sample,
+        question=todo.question,
+        dropped_examples=dropped,
+        seed=_seed(seed, todo.key),
+        prompt=prompt,
+        prompt_ids=prompt_ids,
+    )
 
 
 def _record_too_long(target: Target, rows: Sequence[tuple[_Todo, int]], *, pending: Pending, limit: int) -> None:
@@ -231,11 +229,11 @@ class _Writer:
     def __init__(self, folder: str, *, rows_per_file: int) -> None:
         self._folder = folder
         self._rows_per_file = rows_per_file
-        self._groups: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        self._groups: dict[tuple[int, int], list[PromptRow]] = {}
         self._files: list[str] = []
         self._rows = 0
 
-    def add(self, group: tuple[int, int], row: dict[str, Any]) -> None:
+    def add(self, group: tuple[int, int], row: PromptRow) -> None:
         rows = self._groups.setdefault(group, [])
         rows.append(row)
         self._rows += 1
@@ -250,5 +248,5 @@ class _Writer:
     def _flush(self, group: tuple[int, int]) -> None:
         rows = self._groups.pop(group)
         uri = storage.join(self._folder, f"{group[0]:03d}-{group[1]:05d}-{len(self._files):07d}.parquet")
-        storage.write_table(uri, pa.Table.from_pylist(rows, schema=PROMPTS))
+        storage.write_table(uri, to_table(rows, PromptRow))
         self._files.append(uri)

@@ -24,7 +24,7 @@ from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
 from tinyllm_ray.data.quality import find_flags
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
-from tinyllm_ray.rows import Question, Rationale
+from tinyllm_ray.rows import Question, Rationale, from_values
 from tinyllm_ray.schema import Experiment, Pool, Teacher
 from tinyllm_ray.tasks.choice import extract_answer
 from tinyllm_ray.teachers.engines.base import EMPTY_OUTPUT
@@ -207,11 +207,11 @@ def _store(batch: pa.Table, targets: Sequence[Target]) -> None:
 
 
 def _rationale(row: dict[str, Any]) -> Rationale:
-    text = row["text"].strip()
-    predicted = extract_answer(text, row["choices"])
+    text, question = row["text"].strip(), from_values(row["question"], Question)
+    predicted = extract_answer(text, question.choices)
     return Rationale(
         key=row["key"],
-        question_id=row["question_id"],
+        question_id=question.question_id,
         sample=row["sample"],
         rationale=text,
         predicted_answer=predicted,
@@ -220,7 +220,7 @@ def _rationale(row: dict[str, Any]) -> Rationale:
         dropped_examples=row["dropped_examples"],
         input_tokens=row["input_tokens"],
         output_tokens=row["output_tokens"],
-        flags=find_flags(text, answer=row["answer"], predicted=predicted, finish_reason=row["finish_reason"]),
+        flags=find_flags(text, answer=question.answer, predicted=predicted, finish_reason=row["finish_reason"]),
     )
 
 

@@ -14,8 +14,8 @@ from pydantic import SecretStr
 from support.fake_endpoint import Reply, chat, server
 
 from tinyllm_ray.config import UserError
+from tinyllm_ray.rows import PromptRow, Question, to_table
 from tinyllm_ray.schema import Endpoint, Teacher
-from tinyllm_ray.teachers.engines.base import PROMPTS
 from tinyllm_ray.teachers.engines.endpoint import EndpointClient, check, speaks_chat
 
 
@@ -26,22 +26,19 @@ def teacher(url: str, **settings: object) -> Teacher:
 
 def ask(folder: Path, asked: Teacher, *, rows: int = 1, is_chat: bool = True, key: str = "secret-key") -> list[dict]:
     prompts = [
-        {
-            "key": str(i),
-            "target": 0,
-            "question_id": str(i),
-            "sample": 0,
-            "question": "?",
-            "choices": ["a"],
-            "answer": "a",
-            "dropped_examples": 0,
-            "seed": i,
-            "prompt": f"prompt {i}",
-            "prompt_ids": [],
-        }
+        PromptRow(
+            key=str(i),
+            target=0,
+            sample=0,
+            question=Question(str(i), "?", ["a"], "a"),
+            dropped_examples=0,
+            seed=i,
+            prompt=f"prompt {i}",
+            prompt_ids=[],
+        )
         for i in range(rows)
     ]
-    pq.write_table(pa.Table.from_pylist(prompts, schema=PROMPTS), folder / "prompts.parquet")
+    pq.write_table(to_table(prompts, PromptRow), folder / "prompts.parquet")
 
     async def run() -> pa.Table:
         client = EndpointClient(teacher=asked, key=SecretStr(key), chat=is_chat, log_file=None)

@@ -7,8 +7,9 @@ from support.tiny_teachers import save_t5
 from transformers import T5ForConditionalGeneration
 
 from tinyllm_ray import storage
+from tinyllm_ray.rows import PromptRow, Question, to_table
 from tinyllm_ray.schema import Sampling, Teacher
-from tinyllm_ray.teachers.engines.base import PROMPTS, cut_at_stop
+from tinyllm_ray.teachers.engines.base import cut_at_stop
 from tinyllm_ray.teachers.engines.seq2seq import Seq2SeqEngine, batches_by_tokens
 
 PAD, END, TOKENS, ROWS = 0, 1, 24, 40
@@ -50,10 +51,14 @@ def prompts(folder: Path) -> tuple[pa.Table, list[list[int]]]:
     """A batch that names one prompt file, and the token ids in it."""
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(3, 300, (5 + i % 9,), generator=generator).tolist() for i in range(ROWS)]
-    row = {"target": 0, "sample": 0, "question": "q", "choices": ["a"], "answer": "a", "dropped_examples": 0}
-    rows = [row | {"key": f"k{i}", "question_id": f"q{i}", "seed": i, "prompt_ids": ids[i]} for i in range(ROWS)]
+    rows = [
+        PromptRow(
+            f"k{i}", 0, 0, Question(f"q{i}", "q", ["a"], "a"), dropped_examples=0, seed=i, prompt="", prompt_ids=p
+        )
+        for i, p in enumerate(ids)
+    ]
     uri = str(folder / "prompts.parquet")
-    storage.write_table(uri, pa.Table.from_pylist(rows, schema=PROMPTS))
+    storage.write_table(uri, to_table(rows, PromptRow))
     return pa.table({"file": [uri]}), ids
 
 

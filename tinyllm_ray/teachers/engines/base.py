@@ -9,56 +9,16 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from tinyllm_ray import storage
+from tinyllm_ray.rows import Outcome, PromptRow, schema_of, to_table
 from tinyllm_ray.schema import Sampling
 
-PROMPTS = pa.schema(
-    [
-        ("key", pa.string()),  # of the rationale to be made
-        ("target", pa.int32()),  # which store and split it belongs to
-        ("question_id", pa.string()),
-        ("sample", pa.int32()),
-        ("question", pa.string()),
-        ("choices", pa.list_(pa.string())),
-        ("answer", pa.string()),
-        ("dropped_examples", pa.int32()),
-        ("seed", pa.int64()),
-        ("prompt", pa.string()),
-        ("prompt_ids", pa.list_(pa.int32())),  # empty where the engine tokenizes (endpoints)
-    ]
-)
-
 EMPTY_OUTPUT = "empty output"
-CARRIED = [name for name in PROMPTS.names if name not in ("prompt", "prompt_ids")]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one prompt; `failure` is empty where there is a text."""
-
-    text: str
-    finish_reason: str  # stop, length, or failed
-    failure: str
-    input_tokens: int
-    output_tokens: int
-    cached_tokens: int = 0  # of the input, taken from the prefix cache
-
-
-OUTCOMES = pa.schema(
-    [
-        ("text", pa.string()),
-        ("finish_reason", pa.string()),
-        ("failure", pa.string()),
-        ("input_tokens", pa.int32()),
-        ("output_tokens", pa.int32()),
-        ("cached_tokens", pa.int32()),
-    ]
-)
+CARRIED = [name for name in schema_of(PromptRow).names if name not in ("prompt", "prompt_ids")]
 
 
 def outcome(text: str, finish_reason: str, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> Outcome:
@@ -76,8 +36,8 @@ def add_outcomes(
     prompts: pa.Table, outcomes: Sequence[Outcome], *, engine_start_s: float, engine_ready_at: float
 ) -> pa.Table:
     table = prompts.select(CARRIED)
-    added = pa.Table.from_pylist([asdict(o) for o in outcomes], schema=OUTCOMES)
-    for name in OUTCOMES.names:
+    added = to_table(outcomes, Outcome)
+    for name in added.column_names:
         table = table.append_column(name, added[name])
     for name, value in (("engine_start_s", engine_start_s), ("engine_ready_at", engine_ready_at)):
         table = table.append_column(name, pa.array([value] * len(table), pa.float64()))
@@ -87,7 +47,7 @@ def add_outcomes(
 def read_prompts(files: pa.Table) -> pa.Table:
     """The prompt rows of a batch of the `files` dataset, which is one file."""
     table = pa.concat_tables([storage.read_table(uri) for uri in files["file"].to_pylist()])
-    missing = [name for name in PROMPTS.names if name not in table.column_names]
+    missing = [name for name in schema_of(PromptRow).names if name not in table.column_names]
     if missing:
         raise ValueError(f"stage read_prompts: column {missing[0]!r} is missing; present: {table.column_names}")
     return table

@@ -12,9 +12,9 @@ import ray.data
 from pydantic import SecretStr
 
 from tinyllm_ray.config import UserError
+from tinyllm_ray.rows import Outcome
 from tinyllm_ray.schema import Teacher
 from tinyllm_ray.teachers.engines.base import (
-    Outcome,
     Stopwatch,
     add_outcomes,
     failed,

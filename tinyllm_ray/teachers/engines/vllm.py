@@ -13,9 +13,9 @@ import pyarrow as pa
 import ray.data
 
 from tinyllm_ray.cluster.pools import actor_options
+from tinyllm_ray.rows import Outcome
 from tinyllm_ray.schema import Pool, Sampling, Teacher
 from tinyllm_ray.teachers.engines.base import (
-    Outcome,
     Stopwatch,
     add_outcomes,
     failed,
