@@ -81,7 +81,7 @@ def test_a_server_with_basic_authentication_takes_who_has_the_password_and_no_on
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a-long-password-1")
         with Tracker(experiment, output_dir=str(tmp_path / "out"), lineage={}) as tracker:
             tracker.watch("k", folder=folder, name="k", config=experiment, seed=0, tags={"variant": "label_only"})
-            example = {"input_example": "predict: What?", "description": "the winner"}
+            example = {"example": {"question": "What?", "choices": ["red", "green"]}, "about": "the winner"}
             made = tracker.register("k", f"{folder}/model", name="study", **example)
         records = Records(server.uri)
         (run,) = records.children(records.parent("study", output_dir=str(tmp_path / "out")))

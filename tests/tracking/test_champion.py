@@ -1,15 +1,25 @@
-"""The winner is registered, loads by mlflow.transformers.load_model, and generates what the trained model did."""
+"""The winner is registered as a model that answers as `evaluate` does, however its rows are given."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 import pytest
 import transformers
 from support.tiny_students import save_model
 from support.trial_folders import make_experiment, make_questions, write_questions, write_trial
 
+from tinyllm_ray import storage
+from tinyllm_ray.config import UserError
+from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.questions import QuestionFile
+from tinyllm_ray.rows import Question
+from tinyllm_ray.schema import Evaluation, Student
+from tinyllm_ray.student.evaluate import evaluate
+from tinyllm_ray.student.model import load_folder
+from tinyllm_ray.student.predict import answering_of
 from tinyllm_ray.tracking import Tracker
 from tinyllm_ray.tracking.champion import log_champion
 
@@ -21,40 +31,134 @@ class Won:
     experiment: dict[str, Any]
 
 
-def generate(model: Any, tokenizer: Any) -> list[int]:
-    inputs = tokenizer("predict : What color is thing ?", return_tensors="pt", return_token_type_ids=False)
-    return model.eval().generate(**inputs, max_new_tokens=8, do_sample=False)[0].tolist()
+PREFIX = "predict : "
 
 
-@pytest.mark.parametrize("shape", ["t5", "llama"])
-def test_the_winner_is_registered_loads_and_generates(tmp_path, shape, capfd):
-    experiment = make_experiment(str(tmp_path), name=f"study-{shape}")
-    folder = str(tmp_path / "trials" / "won")
+def questions_asked() -> list[Question]:
+    """Of two to four choices, so that a batch holds several lengths."""
+    colors = ["red", "green", "thing red", "color"]
+    return [Question(str(i), f"What color is thing {i}?", colors[: 2 + i % 3], colors[i % 2]) for i in range(12)]
+
+
+def register(output: str, shape: str) -> tuple[dict[str, str], str]:
+    """What was registered and its model folder; `output` is where a repeated run finds the same again."""
+    settings = {"student.label_prefix": PREFIX, "student.max_rationale_tokens": 6}
+    weights = {"loss.rationale_weights.llama": 1.0, "loss.rationale_weights.flan": 0.0}
+    experiment = make_experiment(output, name=f"study-{shape}", **settings, **weights)
+    folder = f"{output}/trials/won"
     write_trial(folder, key="won", seed=0, accuracy=0.6)
     save_model(f"{folder}/model", shape)
-    capfd.readouterr()
-    path, digest, rows = write_questions(str(tmp_path), "obqa", make_questions(3))["validation"]
+    storage.write_json(f"{folder}/model/student.json", answering_of(experiment))
+    path, digest, rows = write_questions(output, "obqa", make_questions(3))["validation"]
     questions = {"validation": QuestionFile(path=path, rows=rows, rejected=0, rejected_path="", digest=digest)}
     trial, end = Won("won", folder, experiment.model_dump(mode="json")), {"eval/accuracy": 0.6}
-    for _ in range(2):  # a repeated run registers nothing new
-        with Tracker(experiment, output_dir=str(tmp_path), lineage={}) as tracker:
-            tracker.watch("won", folder=folder, name="final", config=experiment, seed=0, tags={"variant": "final"})
-            made = log_champion(trial, end, tracker=tracker, name=experiment.name, questions=questions)
-    assert capfd.readouterr().err == ""
-    assert made["uri"] == f"models:/study-{shape}@champion"
+    with Tracker(experiment, output_dir=output, lineage={}) as tracker:
+        tracker.watch("won", folder=folder, name="final", config=experiment, seed=0, tags={"variant": "final"})
+        made = log_champion(trial, end, tracker=tracker, name=experiment.name, questions=questions)
+    return made | {"tracking_uri": tracker.uri, "parent_id": tracker.parent_id}, f"{folder}/model"
+
+
+@pytest.fixture(scope="module", params=["t5", "llama"])
+def champion(request, tmp_path_factory) -> tuple[dict[str, str], str]:
+    return register(str(tmp_path_factory.mktemp("champion")), request.param)
+
+
+@pytest.fixture(scope="module")
+def model(champion) -> Any:
+    mlflow.set_tracking_uri(champion[0]["tracking_uri"])
+    return mlflow.pyfunc.load_model(champion[0]["uri"])
+
+
+def test_a_repeated_run_registers_nothing_new_and_says_nothing(tmp_path, capfd):
+    first, _ = register(str(tmp_path), "t5")
+    capfd.readouterr()
+    made, _ = register(str(tmp_path), "t5")
+    said = capfd.readouterr().err.replace("\r", "\n").splitlines()
+    assert [line for line in said if line and "Writing model shards" not in line] == []  # a bar of this test's own
+    assert made == first
+    client = mlflow.MlflowClient(made["tracking_uri"])
+    assert made["uri"] == f"models:/{made['name']}@champion"
     assert made["version"] == "1"
-    client = mlflow.MlflowClient(tracker.uri)
-    assert client.get_model_version_by_alias(experiment.name, "champion").run_id == made["run_id"]
-    assert client.get_run(tracker.parent_id).data.tags["champion.uri"] == made["uri"]
+    assert client.get_model_version_by_alias(made["name"], "champion").run_id == made["run_id"]
+    assert client.get_run(made["parent_id"]).data.tags["champion.uri"] == made["uri"]
     assert client.get_run(made["run_id"]).info.status == "FINISHED"
-    info = mlflow.models.get_model_info(made["uri"])
-    assert info.signature.inputs.input_types() == [mlflow.types.DataType.string]
-    example = mlflow.models.Model.load(made["uri"]).load_input_example()
-    assert str(example).startswith("predict: What color is thing 0?")
-    parts = mlflow.transformers.load_model(made["uri"], return_type="components")
-    saved = transformers.AutoTokenizer.from_pretrained(f"{folder}/model")
-    kind = transformers.AutoModelForSeq2SeqLM if shape == "t5" else transformers.AutoModelForCausalLM
-    expected = generate(kind.from_pretrained(f"{folder}/model"), saved)
-    assert generate(parts["model"], parts["tokenizer"]) == expected
-    whole = mlflow.transformers.load_model(made["uri"])
-    assert generate(whole.model, whole.tokenizer) == expected
+
+
+def test_a_champion_answers_as_evaluate_does_however_its_rows_are_given(champion, model):
+    _, folder = champion
+    student = Student(model=folder, label_prefix=PREFIX, max_rationale_tokens=6)
+    asked = questions_asked()
+    _, expected = evaluate(
+        *load_folder(student),
+        questions=asked,
+        student=student,
+        evaluation=Evaluation(),
+        rationale_prefixes={"llama": "llama: "},
+        rationale_questions=len(asked),
+    )
+    dicts = [{"question": question.question, "choices": question.choices} for question in asked]
+    texts = [student_input("", question) for question in asked]
+    for given in (dicts, texts, pd.DataFrame(dicts)):
+        answered = model.predict(given)
+        assert list(answered["answer"]) == [row.predicted for row in expected]
+        assert list(answered["scores"]) == [row.choice_scores for row in expected]
+        assert set(map(len, answered["rationales"])) == {0}
+    explained = model.predict(dicts, params={"rationales": True})
+    assert list(explained["rationales"]) == [row.rationales for row in expected]
+    assert all(1 / 4 <= confidence <= 1 for confidence in explained["confidence"])
+
+
+def test_a_context_stands_before_the_question(model):
+    row = {"question": "is red?", "choices": ["red", "green"], "context": "color color thing"}
+    joined = {"question": "color color thing \n is red?", "choices": ["red", "green"]}
+    with_context, as_one_text = model.predict([row]), model.predict([joined])
+    assert (
+        with_context["scores"][0] == as_one_text["scores"][0] != model.predict([row | {"context": None}])["scores"][0]
+    )
+
+
+def test_the_examples_answer_is_one_of_its_choices(champion, model):
+    example = mlflow.models.Model.load(champion[0]["uri"]).load_input_example()
+    assert list(example.columns) == ["question", "choices"]
+    (answer,) = model.predict(example)["answer"]
+    assert answer in example["choices"][0]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "", "choices": ["a", "b"]}, "row 0: `question` must be a text"),
+        ({"question": "x", "choices": ["a"]}, "row 0: 1 choices were given"),
+        ("What floats?", "row 0: 0 choices were given"),
+    ],
+)
+def test_a_row_that_cannot_be_answered_is_named(model, row, message):
+    with pytest.raises(UserError, match=message):
+        model.predict([row])
+
+
+def test_the_plain_hugging_face_folder_lies_beside(champion, model):
+    made, folder = champion
+    kind = transformers.AutoModelForSeq2SeqLM if "t5" in made["name"] else transformers.AutoModelForCausalLM
+    copy = mlflow.artifacts.download_artifacts(f"{made['uri']}/artifacts/model")
+    saved, loaded = kind.from_pretrained(folder).state_dict(), kind.from_pretrained(copy).state_dict()
+    assert all(saved[name].equal(loaded[name]) for name in saved)
+    assert transformers.AutoTokenizer.from_pretrained(copy)("red green")["input_ids"] == [10, 11]
+
+
+def test_nothing_in_a_champion_is_pickled(champion, model):
+    copy = Path(mlflow.artifacts.download_artifacts(champion[0]["uri"]))
+    names = [path for path in copy.rglob("*") if path.is_file()]
+    assert {path.suffix for path in names} <= {
+        "",
+        ".py",
+        ".json",
+        ".yaml",
+        ".txt",
+        ".safetensors",
+        ".html",
+        ".j2",
+        ".css",
+        ".md",
+    }
+    assert (copy / "code" / "tinyllm_ray" / "student" / "predict.py") in names

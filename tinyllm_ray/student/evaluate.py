@@ -68,29 +68,52 @@ def evaluate(
     """Metrics `eval/...` and a prediction for each question; the first `rationale_questions` with the student's own
     rationales, one for each entry of `rationale_prefixes` (teacher -> task prefix)."""
     reader = Reader(model, tokenizer, student, evaluation.batch_size)
-    model.eval()
+    predictions = answer_questions(
+        reader,
+        questions,
+        evaluation=evaluation,
+        rationale_prefixes=rationale_prefixes or {},
+        rationale_questions=rationale_questions,
+    )
+    metrics = _metrics(predictions, questions, evaluation)
+    metrics["time/latency_ms"] = _latency_ms(reader, questions, evaluation)
+    return metrics, predictions
+
+
+def answer_questions(
+    reader: Reader,
+    questions: Sequence[Question],
+    *,
+    evaluation: Evaluation,
+    rationale_prefixes: Mapping[str, str],
+    rationale_questions: int,
+) -> list[Prediction]:
+    """A prediction for each question, whether its gold answer is known or not."""
+    reader.model.eval()
+    student = reader.student
     scores: list[list[float]] = [[] for _ in questions]
     generated = [""] * len(questions)
     if evaluation.by != "generation":
         scores = choice_scores(reader, questions)
     if evaluation.by != "ranking":
         generated = generate(reader, questions, prefix=student.label_prefix, max_new_tokens=evaluation.max_new_tokens)
+    explained = questions[:rationale_questions]
     written = {
-        teacher: generate(
-            reader, questions[:rationale_questions], prefix=prefix, max_new_tokens=student.max_rationale_tokens
-        )
-        for teacher, prefix in (rationale_prefixes or {}).items()
-        if rationale_questions
+        teacher: generate(reader, explained, prefix=prefix, max_new_tokens=student.max_rationale_tokens)
+        for teacher, prefix in rationale_prefixes.items()
+        if explained
     }
-    predictions = [
+    return [
         _prediction(
             question, scores[i], generated[i], {name: texts[i] for name, texts in written.items() if i < len(texts)}
         )
         for i, question in enumerate(questions)
     ]
-    metrics = _metrics(predictions, questions, evaluation)
-    metrics["time/latency_ms"] = _latency_ms(reader, questions, evaluation)
-    return metrics, predictions
+
+
+def confidence(scores: Sequence[float]) -> float:
+    """Of the choice with the highest score, among the choices."""
+    return float(torch.tensor(scores).softmax(0).max())
 
 
 def evaluate_folder(folder: str, experiment: Experiment, *, questions: str) -> dict[str, float]:
@@ -211,7 +234,7 @@ def _metrics(
 ) -> dict[str, float]:
     metrics = {"eval/accuracy": float(np.mean([row.correct for row in predictions]))}
     if evaluation.by != "generation":
-        confidences = [float(torch.tensor(row.choice_scores).softmax(0).max()) for row in predictions]
+        confidences = [confidence(row.choice_scores) for row in predictions]
         metrics["eval/calibration_error"] = calibration_error(confidences, [row.correct for row in predictions])
     if evaluation.by != "ranking":
         matches = [normalize(row.generated) == normalize(row.answer) for row in predictions]

@@ -15,10 +15,19 @@ from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
 from tinyllm_ray import storage
-from tinyllm_ray.rows import Prediction, to_table
+from tinyllm_ray.data.prompts import student_input
+from tinyllm_ray.rows import Prediction, Question, to_table
 from tinyllm_ray.schema import Experiment
 
 PART_S = 5.0
+ANSWERING = "student.json"  # in a model folder
+INPUT_FORMAT = (
+    "Input: rows of `question` (text), `choices` (2 to 26 texts) and, where there is one, `context` (text), as a "
+    "DataFrame or a list of dicts; or plain strings that hold the question, a line `Answer Choices:` and the choices "
+    "as lines `(a) ...`. Output: `answer` (the choice with the highest score, or generated text where that was asked "
+    "for), `confidence` (0 to 1, among the choices), `scores` (mean token log-likelihood of each choice, in their "
+    "order) and `rationales` (the student's own, by teacher; empty unless asked for)."
+)
 
 
 class Recorder:
@@ -66,8 +75,8 @@ def write_predictions(folder: str, split: str, predictions: Sequence[Prediction]
     storage.write_table(storage.join(folder, "predictions", f"{split}.parquet"), to_table(predictions, Prediction))
 
 
-def write_model(folder: str, model: nn.Module, *, tokenizer_folder: str, card: str) -> None:
-    """A Hugging Face folder: config, safetensors, tokenizer, model card."""
+def write_model(folder: str, model: nn.Module, *, tokenizer_folder: str, card: str, answering: dict[str, Any]) -> None:
+    """A Hugging Face folder: config, safetensors, tokenizer, model card, and what `student.predict` needs beside."""
     with tempfile.TemporaryDirectory() as temporary:
         disable_progress_bar()
         model.save_pretrained(temporary)
@@ -75,6 +84,7 @@ def write_model(folder: str, model: nn.Module, *, tokenizer_folder: str, card: s
             if path.name != "layout.json":
                 (Path(temporary) / path.name).write_bytes(path.read_bytes())
         (Path(temporary) / "README.md").write_text(card, encoding="utf-8")
+        storage.write_json(str(Path(temporary) / ANSWERING), answering)
         storage.upload_folder(temporary, storage.join(folder, "model"))
 
 
@@ -99,7 +109,18 @@ def model_card(experiment: Experiment, *, seed: int, made_from: dict[str, Any], 
         "|---|---|---|---|",
         *(f"| {component} | {model} | {weight} | {digest} |" for component, model, weight, digest in rows),
         "",
-        f"Input: task prefix (`{experiment.student.label_prefix}` asks for the answer), question, choices. "
+        "## Use",
+        "",
+        f"`tinyllm-ray predict FOLDER QUESTIONS` answers a question file with this folder. {INPUT_FORMAT}",
+        "",
+        "What the model itself reads, followed by its end mark (a line break for a decoder-only student):",
+        "",
+        "```",
+        student_input(experiment.student.label_prefix, Question("", "<question>", ["<choice>", "<choice>"], "")),
+        "```",
+        "",
+        "## Training",
+        "",
         f"Label source: {training.label_source}. Steps: {result['steps']}, batch {training.batch_size}, "
         f"learning rate {training.learning_rate}.",
         "",

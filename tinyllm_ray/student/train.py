@@ -28,6 +28,7 @@ from tinyllm_ray.student.checks import check_dtype, check_ranks, check_weights, 
 from tinyllm_ray.student.evaluate import evaluate, validation_losses
 from tinyllm_ray.student.loop import Hooks, make_optimizer, rank, train, trained_tokens, world_size
 from tinyllm_ray.student.model import load_student, merge_lora, parameter_count
+from tinyllm_ray.student.predict import answering_of
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -224,7 +225,8 @@ def _finish(run: Run, result: dict[str, Any], times: dict[str, float]) -> dict[s
     run.recorder.metrics(result["steps"], new)
     run.recorder.flush()
     card = records.model_card(experiment, seed=trial.seed, made_from=meta["plan"], result=result)
-    records.write_model(trial.dir, run.model, tokenizer_folder=trial.tokenizer, card=card)
+    answering = answering_of(experiment)
+    records.write_model(trial.dir, run.model, tokenizer_folder=trial.tokenizer, card=card, answering=answering)
     result |= {"train_s": times["train_s"], "wall_s": round(time.time() - times["started"], 3)}
     storage.write_json(storage.join(trial.dir, "result.json"), result)
     return result

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from tinyllm_ray import storage
-from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.questions import QuestionFile, read_questions
+from tinyllm_ray.student.records import INPUT_FORMAT
 from tinyllm_ray.tracking import Tracker
+from tinyllm_ray.tracking.models import ALIAS
 
 
 class Winner(Protocol):
@@ -25,13 +26,13 @@ def log_champion(
 ) -> dict[str, str]:
     """Empty where the server is away for longer than `tracking.flush_timeout_s`; the next run registers it then."""
     question = read_questions(next(iter(questions.values())).path)[0]
-    example = student_input(trial.experiment["student"]["label_prefix"], question)
+    example = {"question": question.question, "choices": question.choices}
     registered = tracker.register(
         trial.key,
         storage.join(trial.dir, "model"),
         name=name,
-        input_example=example,
-        description=_describe(trial, end, name=name, example=example),
+        example=example,
+        about=_describe(trial, end, name=name, example=example),
     )
     if registered is None:
         return {}
@@ -40,16 +41,23 @@ def log_champion(
     return values
 
 
-def _describe(trial: Winner, end: dict[str, Any], *, name: str, example: str) -> str:
+def _describe(trial: Winner, end: dict[str, Any], *, name: str, example: dict[str, Any]) -> str:
     scores = ", ".join(f"{metric} {end[metric]:.4f}" for metric in ("eval/accuracy", "test/accuracy") if metric in end)
+    uri = f"models:/{name}@{ALIAS}"
+    loader = "AutoModelForSeq2SeqLM / AutoModelForCausalLM"
     return "\n".join(
         [
             f"`{trial.key}`: {scores}.",
             "",
             "```python",
-            f'parts = mlflow.transformers.load_model("models:/{name}@champion", return_type="components")',
-            f'inputs = parts["tokenizer"]({example.splitlines()[0] + " ..."!r}, return_tensors="pt")',
-            'print(parts["tokenizer"].decode(parts["model"].generate(**inputs)[0], skip_special_tokens=True))',
+            f"student = mlflow.pyfunc.load_model({uri!r})",
+            f"student.predict([{example!r}])",
+            'student.predict([...], params={"rationales": True})  # with its own rationales, by teacher',
             "```",
+            "",
+            INPUT_FORMAT,
+            "",
+            f"The plain Hugging Face folder, for {loader}: "
+            f"`mlflow.artifacts.download_artifacts({uri + '/artifacts/model'!r})`.",
         ]
     )

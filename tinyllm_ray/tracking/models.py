@@ -1,7 +1,6 @@
-"""A model folder -> an MLflow transformers model, registered under a name with an alias.
+"""A trial's model folder -> an MLflow model that answers questions, registered under a name with an alias.
 
-transformers 5 has no pipeline for encoder-decoder text any more, so such a model is logged under `text-generation`,
-which loads, and is used through its components: load_model(uri, return_type="components")["model"].generate(...).
+The model is served.py (code, nothing pickled), the plain Hugging Face folder as its artifact `model`, and this package.
 """
 
 import importlib.metadata
@@ -9,19 +8,53 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import mlflow
-import mlflow.transformers
+import pandas as pd
 import transformers
 from mlflow.models import ModelSignature
-from mlflow.types.schema import ColSpec, DataType, Schema
+from mlflow.types.schema import Array, ColSpec, DataType, Map, ParamSchema, ParamSpec, Schema
 
 from tinyllm_ray import storage
 from tinyllm_ray.tracking.uploads import KEY_TAG
 
-TASK = "text-generation"
 ALIAS = "champion"
-NEEDED = ("torch", "transformers", "tokenizers", "sentencepiece")
+PACKAGE = Path(__file__).resolve().parents[1]
+NEEDED = (
+    "mlflow",
+    "numpy",
+    "pandas",
+    "peft",
+    "pyarrow",
+    "pydantic",
+    "pyyaml",
+    "safetensors",
+    "sentencepiece",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+SIGNATURE = ModelSignature(
+    inputs=Schema(
+        [
+            ColSpec(DataType.string, 0, required=False),  # MLflow's own column for plain strings; counts only as first
+            ColSpec(DataType.string, "question", required=False),
+            ColSpec(Array(DataType.string), "choices", required=False),
+            ColSpec(DataType.string, "context", required=False),
+        ]
+    ),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "answer"),
+            ColSpec(DataType.double, "confidence", required=False),
+            ColSpec(Array(DataType.double), "scores"),
+            ColSpec(Map(DataType.string), "rationales"),
+        ]
+    ),
+    params=ParamSchema([ParamSpec("rationales", DataType.boolean, False)]),
+)
 
 
 @dataclass(frozen=True)
@@ -33,27 +66,27 @@ class Registered:
 
 
 def register_model(
-    client: mlflow.MlflowClient, folder: str, *, run_id: str, key: str, name: str, input_example: str, description: str
+    client: mlflow.MlflowClient, folder: str, *, run_id: str, key: str, name: str, example: dict[str, Any], about: str
 ) -> Registered:
     """Log the folder under a run, register it and move the alias there; a second call finds the first one's version."""
     versions = client.search_model_versions(f"name = '{name}'")
     known = [version for version in versions if version.tags.get(KEY_TAG) == key]
-    version = known[0].version if known else _log(client, folder, run_id, name, input_example)
+    version = known[0].version if known else _log(client, folder, run_id, name, example)
     client.set_model_version_tag(name, version, KEY_TAG, key)
-    client.update_model_version(name, version, description)
+    client.update_model_version(name, version, about)
     client.set_registered_model_alias(name, ALIAS, version)
     return Registered(name, str(version), f"models:/{name}@{ALIAS}", run_id)
 
 
-def _log(client: mlflow.MlflowClient, folder: str, run_id: str, name: str, input_example: str) -> str:
-    text = Schema([ColSpec(DataType.string)])
+def _log(client: mlflow.MlflowClient, folder: str, run_id: str, name: str, example: dict[str, Any]) -> str:
     with _quiet(), mlflow.start_run(run_id=run_id, log_system_metrics=False):
-        info = mlflow.transformers.log_model(
-            _components(folder),
+        info = mlflow.pyfunc.log_model(
             name="model",
-            task=TASK,
-            signature=ModelSignature(inputs=text, outputs=text),
-            input_example=input_example,
+            python_model=str(Path(__file__).with_name("served.py")),
+            artifacts={"model": str(storage.local_folder(folder))},
+            code_paths=[str(PACKAGE)],
+            signature=SIGNATURE,
+            input_example=pd.DataFrame([example]),
             pip_requirements=[f"{package}=={_version(package)}" for package in NEEDED],
         )
     if not client.search_registered_models(f"name = '{name}'"):
@@ -63,28 +96,17 @@ def _log(client: mlflow.MlflowClient, folder: str, run_id: str, name: str, input
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without progress bars, and without the search for a hub's model card and for a pipeline of the model's kind."""
-    loggers = [logging.getLogger(name) for name in ("mlflow.transformers", "transformers.pipelines.base")]
-    levels = [logger.level for logger in loggers]
-    bars = transformers.utils.logging.is_progress_bar_enabled()
+    """Without progress bars and notes."""
+    log = logging.getLogger("mlflow.pyfunc")
+    level, bars = log.level, transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+    log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        log.setLevel(level)
         if bars:
             transformers.utils.logging.enable_progress_bar()
-
-
-def _components(folder: str) -> dict[str, object]:
-    local = str(storage.local_folder(folder))
-    config = transformers.AutoConfig.from_pretrained(local)
-    kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
-    tokenizer = transformers.AutoTokenizer.from_pretrained(local)
-    return {"model": kind.from_pretrained(local), "tokenizer": tokenizer}
 
 
 def _version(package: str) -> str:

@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -77,14 +79,12 @@ class Tracker:
             self.patiently(lambda: self._advance(upload))
         return upload.run_id
 
-    def register(self, key: str, folder: str, *, name: str, input_example: str, description: str) -> Registered | None:
+    def register(self, key: str, folder: str, *, name: str, example: dict[str, Any], about: str) -> Registered | None:
         """The model of an ended trial, logged under its run and registered; None while the server is away."""
         run_id, made = self.finish(key), []
         if run_id:
-            texts = {"input_example": input_example, "description": description}
-            self.patiently(
-                lambda: made.append(register_model(self.client, folder, run_id=run_id, key=key, name=name, **texts))
-            )
+            register = partial(register_model, self.client, folder, run_id=run_id, key=key, name=name)
+            self.patiently(lambda: made.append(register(example=example, about=about)))
         return made[0] if made else None
 
     def summarize(self, metrics: dict[str, float], *, tags: dict[str, str], artifacts: list[Path]) -> None:

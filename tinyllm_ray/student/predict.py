@@ -1,0 +1,119 @@
+"""A saved student at work: its model folder and rows of question, choices and context in, predictions out.
+
+<folder>/student.json holds what a model's own files do not say, in the experiment's words:
+{"student": {"label_prefix": "predict: ", ...}, "evaluation": {"by": "ranking", ...}, "task_prefixes": {"llama": ...}}
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tinyllm_ray import storage
+from tinyllm_ray.config import UserError
+from tinyllm_ray.rows import Prediction, Question
+from tinyllm_ray.schema import Evaluation, Experiment, Student
+from tinyllm_ray.student.checks import check_dtype
+from tinyllm_ray.student.evaluate import Reader, answer_questions, confidence
+from tinyllm_ray.student.model import load_folder
+from tinyllm_ray.student.records import ANSWERING
+from tinyllm_ray.tasks.choice import MAX_CHOICES
+
+STUDENT_KEYS = {"label_prefix", "max_input_tokens", "max_label_tokens", "max_rationale_tokens", "dtype"}
+EVALUATION_KEYS = {"by", "batch_size", "max_new_tokens"}
+_CHOICES = re.compile(r"\n\s*(?:Answer Choices|Options|Choices):[ \t]*\n", re.IGNORECASE)
+_CHOICE = re.compile(r"^\s*\(?[A-Za-z][).]\s+", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class SavedStudent:
+    """A student that has been loaded, and how it answers."""
+
+    reader: Reader
+    evaluation: Evaluation
+    task_prefixes: dict[str, str]  # teacher -> prefix of the task in which the student writes as that teacher
+
+
+def answering_of(experiment: Experiment) -> dict[str, Any]:
+    """What `student.json` holds. Teachers without a weight taught the student nothing, so they have no prefix."""
+    weights = experiment.loss.rationale_weights
+    return {
+        "student": experiment.student.model_dump(mode="json", include=STUDENT_KEYS),
+        "evaluation": experiment.evaluation.model_dump(mode="json", include=EVALUATION_KEYS),
+        "task_prefixes": {t.name: t.task_prefix for t in experiment.teachers if weights.get(t.name)},
+    }
+
+
+def read_answering(folder: str) -> dict[str, Any] | None:
+    """None where the folder is not one of ours, such as a hub's model: the schema's defaults hold then."""
+    uri = storage.join(folder, ANSWERING)
+    return storage.read_json(uri) if storage.exists(uri) else None
+
+
+def open_student(model: str, *, batch_size: int | None = None) -> SavedStudent:
+    """A model folder or a hub id, on the GPU where there is one."""
+    saved = read_answering(model) or {"student": {}, "evaluation": {}, "task_prefixes": {}}
+    name = str(storage.local_folder(model)) if storage.exists(model) else model
+    student = Student(model=name, **saved["student"])
+    evaluation = Evaluation(**saved["evaluation"] | ({"batch_size": batch_size} if batch_size else {}))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_dtype(student.dtype, device)
+    loaded, tokenizer = load_folder(student)
+    reader = Reader(loaded.to(device), tokenizer, student, evaluation.batch_size)
+    return SavedStudent(reader, evaluation, saved["task_prefixes"])
+
+
+def predict(saved: SavedStudent, questions: Sequence[Question], *, rationales: bool = False) -> list[Prediction]:
+    """The student's answers by the same scoring as `evaluate`; on request with its own rationale as each teacher."""
+    return answer_questions(
+        saved.reader,
+        questions,
+        evaluation=saved.evaluation,
+        rationale_prefixes=saved.task_prefixes,
+        rationale_questions=len(questions) if rationales else 0,
+    )
+
+
+def answer_row(prediction: Prediction) -> dict[str, Any]:
+    """What a user of a student gets for one question."""
+    scores = prediction.choice_scores
+    return {
+        "answer": prediction.predicted,
+        "confidence": confidence(scores) if scores else None,
+        "scores": scores,
+        "rationales": prediction.rationales,
+    }
+
+
+def read_rows(rows: Iterable[str | Mapping[str, Any]]) -> list[Question]:
+    """Rows as users have them: a mapping of `question`, `choices` and perhaps `context`, or all of it as one text.
+
+    Raises UserError, which names the row, where something is missing or of another type.
+    """
+    return [_question(number, row) for number, row in enumerate(rows)]
+
+
+def _question(number: int, row: str | Mapping[str, Any]) -> Question:
+    if isinstance(row, str):
+        row = _parse(row)
+    question, context, listed = map(row.get, ("question", "context", "choices"))
+    if not isinstance(question, str) or not question.strip():
+        raise UserError(f"row {number}: `question` must be a text; the row has {', '.join(map(str, row)) or 'nothing'}")
+    several = isinstance(listed, Iterable) and not isinstance(listed, str)
+    choices = [str(choice) for choice in listed] if several else []
+    if not 2 <= len(choices) <= MAX_CHOICES:
+        raise UserError(
+            f"row {number}: {len(choices)} choices were given; a question needs 2 to {MAX_CHOICES}, as a list in "
+            "`choices`, or in a plain text as lines (a) ..., (b) ... below a line `Answer Choices:`"
+        )
+    text = f"{context} \n {question}" if isinstance(context, str) and context.strip() else question
+    return Question(str(number), text, choices, "")
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """ "What floats?\\nAnswer Choices:\\n(a) iron\\n(b) cork" -> {"question": "What floats?", "choices": [...]}."""
+    question, *rest = _CHOICES.split(text)
+    listed = _CHOICE.split("\n".join(rest))[1:] if rest else []
+    return {"question": question, "choices": [choice.strip() for choice in listed]}
