@@ -42,8 +42,8 @@ def test_defaults_come_from_the_schema(tmp_path: Path) -> None:
         ("student.dtype=float16", r"float16 overflows .*use bfloat16 or float32"),
         ("loss.rationale_weights.bear=1", r"no teacher is named 'bear'; the teachers are \['owl', 'fox'\]"),
         ("loss.rationale_weights.owl=-1", r"must be numbers of at least 0"),
-        ("loss.rationale_weights.owl=.nan", r"must be numbers of at least 0"),
-        ("loss.label_weight=0", r"all weights are zero"),
+        ("loss.rationale_weights.owl=.nan", r"loss\.rationale_weights: nan was given; numbers must be finite"),
+        ("loss={label_weight: 0, rationale_weights: {owl: 0, fox: 0}}", r"all weights are zero"),
         ("teachers.bear.model=x", r"no entry of teachers is named 'bear'; there is \['owl', 'fox'\]"),
         ("name=../up", r"name: '\.\./up' was given"),
         ("teachers.owl=x", r"teachers\.owl: name a key below it, such as teachers\.owl\.model"),
@@ -54,8 +54,19 @@ def test_defaults_come_from_the_schema(tmp_path: Path) -> None:
         ("teachers.owl.kind=endpoint", r"is of kind endpoint; give `endpoint.url`"),
         ("teachers.owl.model=null", r"neither `model` nor `store`"),
         ("seeds=[]", r"seeds"),
+        ("seeds=[4294967296]", r"seeds\.0: 4294967296 was given"),
+        ("training.steps=true", r"training\.steps: true was given; a number is wanted"),
+        ("seeds=[0, true]", r"seeds: true was given; a number is wanted"),
+        ("loss.rationale_weights.owl=false", r"loss\.rationale_weights: false was given; a number is wanted"),
+        ("training.learning_rate=.inf", r"training\.learning_rate: inf was given; numbers must be finite"),
+        ("teachers.owl.engine_kwargs.x=[.nan]", r"teachers.*: nan was given; numbers must be finite"),
+        ("training.steps=010", r"override 'training\.steps=010': 010 can be read in two ways"),
+        ("training.steps=1:30", r"override 'training\.steps=1:30': 1:30 can be read in two ways"),
+        ("training={steps: 1, steps: 2}", r"the key 'steps' stands on line 1 already"),
+        ("a" + ".a" * 5000 + "=1", r"a key of more than 50 parts"),
+        ("teachers.²=1", r"no entry of teachers is named '²'"),
         ("no_equals_sign", r"not of the form key\.path=value"),
-        ("seeds=[1", r"override 'seeds=\[1': the value is not valid YAML"),
+        ("seeds=[1", r"override 'seeds=\[1': not valid YAML"),
     ],
 )
 def test_a_mistake_names_the_key_and_what_is_allowed(tmp_path: Path, override: str, message: str) -> None:
@@ -160,12 +171,30 @@ def test_a_missing_file_names_the_ones_that_are_there(tmp_path: Path) -> None:
         ("training.steps: {choice: [10, -1]}", r"search\.space: training\.steps: .*-1 was given"),
         ("training.learning_rate: {loguniform: [0, 1]}", r"search\.space.*loguniform"),
         ("training.steps: {choice: []}", r"search\.space\.training\.steps"),
+        ("training.steps: {uniform: [1, 9]}", r"search\.space: training\.steps: .*valid integer"),
+        ("loss.label_weight: {uniform: [2, 1]}", r"the lower bound comes first"),
+        ("loss.label_weight: {uniform: [0, .inf]}", r"numbers must be finite"),
         ("training.steps: {chose: [1]}", r"search\.space\.training\.steps"),
     ],
 )
 def test_a_search_path_that_cannot_be_is_refused_at_load(tmp_path: Path, entry: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(tmp_path, text=BASE + f"search:\n  space:\n    {entry}\n")
+
+
+def test_a_teacher_without_a_weight_counts_with_one(tmp_path: Path) -> None:
+    assert load(tmp_path, "loss={label_weight: 0, rationale_weights: {owl: 0}}").loss.label_weight == 0
+
+
+def test_an_entry_of_a_list_of_values_cannot_be_set_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"seeds is a list of values; give it whole, such as seeds=\[\.\.\.\]"):
+        load(tmp_path, "seeds.0=1", text=BASE + "seeds: [1, 2]\n")
+
+
+def test_overrides_that_go_with_a_searched_model_are_checked_at_load(tmp_path: Path) -> None:
+    text = BASE + "search: {by_model: {a/student: {training.stesp: 3}}}\n"
+    with pytest.raises(UserError, match=r"search\.by_model: a/student: training\.stesp: unknown key"):
+        load(tmp_path, text=text)
 
 
 def test_credentials_in_an_endpoints_url_are_refused_and_not_shown(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "tinyllm_ray"
-BASE = {"config", "schema", "rows", "storage", "redact", "lock"}
+BASE = {"config", "schema", "rows", "storage", "redact", "lock", "experiment_file", "strict_yaml"}
 GROUPS = {"tasks", "data", "teachers", "student", "miniature"}
 TOP = {"cli", "pipeline", "tuning", "report"}
 
@@ -70,7 +70,7 @@ def test_the_base_imports_only_the_base() -> None:
     assert imported_groups(*BASE) <= BASE
 
 
-@pytest.mark.parametrize("name", members("config", "schema"))
+@pytest.mark.parametrize("name", members("config", "schema", "experiment_file", "strict_yaml"))
 def test_the_config_loads_without_the_heavy_libraries(name: str) -> None:
     assert not third_party(name) & {"torch", "ray", "vllm", "transformers", "mlflow"}
 

@@ -7,51 +7,44 @@ Out: schema.Experiment
 import difflib
 import hashlib
 import json
+import math
+import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from tinyllm_ray.redact import redact
+from tinyllm_ray.experiment_file import read_experiment_file
+from tinyllm_ray.redact import redact, redact_text
 from tinyllm_ray.schema import Choice, Experiment, Grid, LogUniform, Section, Uniform
 from tinyllm_ray.schema.base import UserError
+from tinyllm_ray.strict_yaml import DEEPEST, read_yaml
 
 __all__ = ["UserError", "digest", "flatten", "load_experiment", "output_dir", "public", "validate", "with_overrides"]
 
 
 def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
-    """Read one experiment file and apply `key.path=value` overrides (values are YAML).
+    """Read one experiment file, with what it extends, and apply `key.path=value` overrides (values are YAML).
 
     Raises UserError for a missing or broken file, an unknown key or a value that is not allowed.
     """
-    path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise UserError(
-            f"there is no experiment file {path}; there is: {', '.join(near) or 'none in that folder'}"
-        ) from None
-    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as an experiment file: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise UserError(
-            f"{path} holds {type(raw).__name__}, but an experiment is a mapping of sections such as `name:`"
-        )
+    raw = read_experiment_file(path)
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
-            raise UserError(f"override {override!r} is not of the form key.path=value, such as loss.label_weight=0.5")
-        try:
-            _set_path(raw, key.split("."), yaml.safe_load(value))
-        except yaml.YAMLError as error:
             raise UserError(
-                f"override {override!r}: the value is not valid YAML: {' '.join(str(error).split())}"
-            ) from None
+                f"override {redact_text(override)!r} is not of the form key.path=value, such as loss.label_weight=0.5"
+            )
+        if key == "extends":
+            raise UserError("extends is a key of the experiment file, and no override")
+        try:
+            parsed = read_yaml(value)
+        except UserError as error:
+            reason = str(error).removeprefix("line 1: ")
+            raise UserError(f"override {redact_text(override)!r}: {reason}") from None
+        _set_path(raw, key.split("."), parsed)
     experiment = _fill_output_dir(validate(raw))
     check_space(experiment)
     return experiment
@@ -74,6 +67,11 @@ def validate(raw: dict[str, Any]) -> Experiment:
 
 def check_space(experiment: Experiment) -> None:
     """Refuse a search path that does not exist or a value that the schema does not allow, before anything runs."""
+    for model, changes in experiment.search.by_model.items():
+        try:
+            with_overrides(experiment, {"student.model": model, **changes})
+        except UserError as error:
+            raise UserError(f"search.by_model: {model}: {error}") from None
     for key, domain in experiment.search.space.items():
         for value in domain_values(domain):
             try:
@@ -83,16 +81,21 @@ def check_space(experiment: Experiment) -> None:
 
 
 def domain_values(domain: Choice | Grid | Uniform | LogUniform) -> list[Any]:
-    """The listed values of a choice or grid, the bounds of an interval."""
+    """The listed values of a choice or grid; of an interval its bounds and a number between them."""
     match domain:
         case Choice():
             return domain.choice
         case Grid():
             return domain.grid
         case Uniform():
-            return list(domain.uniform)
+            return [*domain.uniform, _between(*domain.uniform)]
         case LogUniform():
-            return list(domain.loguniform)
+            return [*domain.loguniform, _between(*domain.loguniform)]
+
+
+def _between(low: float, high: float) -> float:
+    """Not whole where the bounds are, so that a key that takes whole numbers only refuses it."""
+    return low + (high - low) / math.pi
 
 
 def digest(value: Any, length: int = 12) -> str:
@@ -104,7 +107,7 @@ def digest(value: Any, length: int = 12) -> str:
 def output_dir(experiment: Experiment) -> str:
     """Where everything of a run lies: an absolute path, or a cloud URI as given."""
     given = experiment.output.dir or f"outputs/{experiment.name}"
-    return given if "://" in given else str(Path(given).expanduser().resolve())
+    return given if "://" in given else os.path.realpath(os.path.expanduser(given))
 
 
 def public(experiment: Experiment) -> dict[str, Any]:
@@ -142,6 +145,8 @@ def _fill_output_dir(experiment: Experiment) -> Experiment:
 
 def _set_path(node: Any, path: list[str], value: Any, done: tuple[str, ...] = ()) -> None:
     head, rest = path[0], path[1:]
+    if len(done) > DEEPEST:
+        raise UserError(f"{'.'.join(done[:5])}...: a key of more than {DEEPEST} parts")
     if isinstance(node, list):
         items, rest = _list_items(node, path, done)
         for item in items:
@@ -164,7 +169,9 @@ def _list_items(items: list[Any], path: list[str], done: tuple[str, ...]) -> tup
         parts = str(item["name"]).split(".") if isinstance(item, dict) and "name" in item else []
         if parts and path[: len(parts)] == parts and path[len(parts) :]:
             return [item], path[len(parts) :]
-    if path[0].isdigit() and int(path[0]) < len(items) and path[1:]:
+    if items and not any(isinstance(item, dict) for item in items):
+        raise UserError(f"{above} is a list of values; give it whole, such as {above}=[...]")
+    if re.fullmatch(r"[0-9]{1,4}", path[0]) and int(path[0]) < len(items) and path[1:]:
         return [items[int(path[0])]], path[1:]
     if path[0] in _fields_at(done):
         return items, path
@@ -210,9 +217,14 @@ def _explain(error: dict[str, Any], raw: dict[str, Any]) -> str:
     if error["type"] == "value_error":
         message = str(error["ctx"]["error"])
         return message if not location else f"{key}: {message}"
-    given = error["input"] if not isinstance(error["input"], dict | list) else type(error["input"]).__name__
-    return f"{key}: {given!r} was given; {error['msg'][0].lower()}{error['msg'][1:]}"
+    given = redact(error["input"]) if not isinstance(error["input"], dict | list) else type(error["input"]).__name__
+    return f"{key}: {_short(given)} was given; {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 _UNION_TAGS = {"Choice", "Grid", "Uniform", "LogUniform"}
 _NAMES_WITH_DOTS = {"loss.rationale_weights", "search.space", "pools.teacher.labels", "pools.student.labels"}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

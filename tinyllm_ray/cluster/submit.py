@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import tinyllm_ray
 from tinyllm_ray.cluster.connect import refuse_relative
 from tinyllm_ray.config import UserError, load_experiment, output_dir
+from tinyllm_ray.experiment_file import read_experiment_file
 from tinyllm_ray.schema import Experiment
 
 MAX_PACKAGE_MIB = 100
@@ -70,7 +73,8 @@ def package(experiment: Experiment, experiment_file: Path, folder: Path) -> str:
     shutil.copytree(root / "jobs", folder / "jobs", ignore=_NOT_PACKAGED)
     inside = Path("experiments") / experiment_file.name
     (folder / "experiments").mkdir()
-    shutil.copyfile(experiment_file, folder / inside)
+    merged = yaml.safe_dump(read_experiment_file(experiment_file), sort_keys=False, allow_unicode=True)
+    (folder / inside).write_text(f"# {experiment_file.name} with what it extends\n{merged}", encoding="utf-8")
     for key, path in _relative_inputs(experiment):
         size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
         if size > MAX_PACKAGE_MIB * 1024**2:

@@ -3,11 +3,9 @@
 In: plain dicts from YAML. Out: frozen Pydantic models. `config.py` reads files and overrides into them.
 """
 
-from typing import Annotated
-
 from pydantic import Field, model_validator
 
-from tinyllm_ray.schema.base import LABEL, Fraction, Name, Section, UserError
+from tinyllm_ray.schema.base import LABEL, Fraction, Name, Section, Seed, UserError
 from tinyllm_ray.schema.inputs import Columns, Dataset, Endpoint, InContext, Miniature, Prompts, Sampling, Teacher
 from tinyllm_ray.schema.run import (
     Choice,
@@ -48,6 +46,7 @@ __all__ = [
     "Sampling",
     "Search",
     "Section",
+    "Seed",
     "Student",
     "StudentPool",
     "Teacher",
@@ -61,7 +60,7 @@ __all__ = [
 
 class Experiment(Section):
     name: Name = Field(description="names the output folder and the MLflow experiment")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+    seeds: list[Seed] = Field(
         [0], min_length=1, description="seeds of the training; each method is trained once for each seed"
     )
     dataset: Dataset = Field(description="where the questions come from")
@@ -88,7 +87,8 @@ class Experiment(Section):
         unknown = sorted(set(self.loss.rationale_weights) - set(names))
         if unknown:
             raise ValueError(f"loss.rationale_weights: no teacher is named {unknown[0]!r}; the teachers are {names}")
-        if self.training.steps and not self.loss.label_weight and not any(self.loss.rationale_weights.values()):
+        weights = [self.loss.label_weight, *(self.loss.rationale_weights.get(name, 1) for name in names)]
+        if self.training.steps and not any(weights):
             raise ValueError(
                 "loss: all weights are zero; set loss.label_weight or one of loss.rationale_weights above 0"
             )

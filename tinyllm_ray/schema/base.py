@@ -1,13 +1,16 @@
 """What every section of an experiment shares: unknown keys are refused, values do not change."""
 
+import math
 import re
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy's generators take
 LABEL = "label"
 
 
@@ -17,6 +20,36 @@ class UserError(ValueError):
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python counts true as 1, and every float field would take infinity."""
+        kinds = _kinds_in(cls.model_fields[str(info.field_name)].annotation)
+        if any(isinstance(kind, type) and issubclass(kind, Section) for kind in kinds):
+            return value  # it looks at its own
+        numbers_only = bool(kinds & {int, float}) and not kinds & {bool, Any}
+        for leaf in _leaves(value):
+            if isinstance(leaf, bool) and numbers_only:
+                raise ValueError(f"{str(leaf).lower()} was given; a number is wanted")
+            if isinstance(leaf, float) and not math.isfinite(leaf):
+                raise ValueError(f"{leaf} was given; numbers must be finite")
+        return value
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _kinds_in(annotation: Any) -> set[Any]:
+    """Every type that a field's type is made of."""
+    return {annotation} | {kind for argument in get_args(annotation) for kind in _kinds_in(argument)}
 
 
 def without_credentials(url: str, instead: str) -> str:

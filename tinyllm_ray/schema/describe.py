@@ -61,6 +61,10 @@ def json_schema() -> Schema:
         *(schema["$defs"][_name(prop)] for prop in schema["properties"].values() if "$ref" in prop),
     ):
         section.pop("required", None)
+    schema["properties"]["extends"] = {
+        "type": "string",
+        "description": "experiment file whose keys this file starts from",
+    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -156,7 +160,7 @@ def _single(prop: Schema, defs: Schema) -> str:
     if kind == "string" and prop.get("pattern") == NAME_PATTERN:
         return "name (letters, digits, `_`, `.`, `-`)"
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    limits = " and ".join(f"{sign} {prop[bound]:g}" for bound, sign in bounds.items() if bound in prop)
+    limits = " and ".join(f"{sign} {prop[bound]:.10g}" for bound, sign in bounds.items() if bound in prop)
     return f"{text} {limits}".rstrip()
 
 

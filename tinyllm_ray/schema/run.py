@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from tinyllm_ray.schema.base import Name, Section, without_credentials
+from tinyllm_ray.schema.base import Name, Section, Seed, without_credentials
 
 
 class Choice(Section):
@@ -18,11 +18,27 @@ class Grid(Section):
 class Uniform(Section):
     uniform: tuple[float, float] = Field(description="lowest and highest value, every value between as likely")
 
+    @field_validator("uniform")
+    @classmethod
+    def _ordered(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        return _lower_first(bounds)
+
 
 class LogUniform(Section):
     loguniform: tuple[Annotated[float, Field(gt=0)], float] = Field(
         description="lowest and highest value, both above 0, every order of magnitude as likely"
     )
+
+    @field_validator("loguniform")
+    @classmethod
+    def _ordered(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        return _lower_first(bounds)
+
+
+def _lower_first(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not bounds[0] < bounds[1]:
+        raise ValueError(f"{list(bounds)} was given; the lower bound comes first, and they differ")
+    return bounds
 
 
 class Search(Section):
@@ -59,8 +75,8 @@ class Search(Section):
     )
     patience_trials: int | None = Field(None, ge=1, description="stop when this many trials in a row were no better")
     max_failures: int = Field(1, ge=0, description="restarts of a crashed trial")
-    final_seeds: list[int] = Field([0], min_length=1, description="seeds over which the winner is scored on test")
-    seed: int = Field(0, description="seed of the search's own draws")
+    final_seeds: list[Seed] = Field([0], min_length=1, description="seeds over which the winner is scored on test")
+    seed: Seed = Field(0, description="seed of the search's own draws")
 
 
 class Pool(Section):
