@@ -43,6 +43,10 @@ def exists(uri: str) -> bool:
     return _retry(lambda: _info(uri).type != pafs.FileType.NotFound)
 
 
+def is_folder(uri: str) -> bool:
+    return _retry(lambda: _info(uri).type == pafs.FileType.Directory)
+
+
 def list_files(folder: str, suffix: str = "") -> list[str]:
     """All files below a folder, sorted; empty where the folder does not exist. Files being written are left out."""
     return list(list_stamps(folder, suffix))

@@ -1,62 +1,59 @@
 """Source files of questions: a file anywhere in, its rows with their positions out, one at a time.
 
-In: /data/obqa_train.json, https://host/train.jsonl, s3://bucket/train-*.parquet, hf://datasets/<id>/main/train-*.parquet
-Out: (position from 1, row as a dict or the reason why it cannot be read, the start of its text)
+In: /data/obqa_train.json, https://host/train.csv.gz, s3://bucket/train-*.parquet, hf://datasets/<id>/main/train-*.parquet
 """
 
 import codecs
 import errno
 import fnmatch
-import io
-import json
-import re
 import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
+from tinyllm_ray.data.readers import SUPPORTED, SourceRow, read_rows
 
+SUFFIXES = ("jsonl", "json", "ndjson", "csv", "tsv", "parquet", "arrow")
+_PACKED = ("", ".gz", ".bz2", ".zst")
+_CODECS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _CHUNK = 1 << 20
 _HTTP_TIMEOUT_S = 60
-_WRAPPED = re.compile(r'\s*(?:\{\s*"questions"\s*:\s*)?\[')  # BioASQ's own files wrap their array
-_BETWEEN = re.compile(r"[\s,]*")
-_DECODER = json.JSONDecoder()
-
-
-@dataclass(frozen=True)
-class SourceRow:
-    position: int  # line of a line file, place from 1 in an array or table
-    value: Any
-    problem: str = ""  # why there is no value
-    text: str = ""  # the start of the row as read, where there is a problem
 
 
 def absolute(path: str) -> str:
     return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
+def is_data(name: str) -> bool:
+    """Whether a file's name is that of rows, packed or not."""
+    return name.lower().endswith(tuple(f".{suffix}{packed}" for suffix in SUFFIXES for packed in _PACKED))
+
+
 def find(folder: str, pattern: str) -> list[str]:
-    """The files that a name or a pattern with `*` means below a folder (or a full address); may be none."""
+    """The files that a name, a pattern with `*` or `?` or a folder means below `folder`; may be none."""
     uri = pattern if "://" in pattern or pattern.startswith("/") else storage.join(folder, pattern)
-    if "*" in uri:
-        if _is_http(uri):
-            raise UserError(f"dataset.splits: {uri} has a `*`, but files behind http cannot be listed; name one file")
-        parent = uri.partition("*")[0].rpartition("/")[0]
+    if _is_http(uri):
+        if "*" in uri:
+            raise UserError(
+                f"dataset.splits: {uri} has a `*`, but files behind http cannot be listed; name each file in a list"
+            )
+        return [uri] if _is_there(uri) else []
+    if storage.is_folder(uri):
+        return [name for name in storage.list_files(uri) if is_data(name)]
+    if _is_there(uri):
+        return [uri]
+    if "*" in uri or "?" in uri:
+        parent = uri[: min(uri.find(mark) for mark in "*?" if mark in uri)].rpartition("/")[0]
         return [name for name in storage.list_files(parent) if fnmatch.fnmatchcase(name, uri)]
-    try:
-        stamp(uri)
-    except FileNotFoundError:
-        return []
-    return [uri]
+    return []
 
 
 def stamp(uri: str) -> str:
@@ -67,99 +64,76 @@ def stamp(uri: str) -> str:
         return " ".join(str(response.headers[name]) for name in ("Content-Length", "ETag", "Last-Modified"))
 
 
-def iterate(uri: str) -> Iterator[SourceRow]:
-    """Rows of a JSON lines file, a JSON array or a Parquet file, told apart by what is in it.
+def iterate(uri: str, *, form: str = "", columns: Collection[str] = ()) -> Iterator[SourceRow]:
+    """The rows of one file; `form` csv or tsv reads it as such whatever its name says.
 
     A broken line is yielded with its problem; a file that is broken as a whole raises UserError.
     """
-    if not _is_http(uri):
-        yield from _iterate_file(uri, named=uri)
-        return
-    with tempfile.NamedTemporaryFile(suffix=".download") as local:
-        with _open_http(urllib.request.Request(uri)) as response:
-            shutil.copyfileobj(response, local, _CHUNK)
-        local.flush()
-        yield from _iterate_file(local.name, named=uri)
-
-
-def _iterate_file(uri: str, *, named: str) -> Iterator[SourceRow]:
-    with storage.open_file(uri) as raw:
-        start = raw.read(4096)
-        raw.seek(0)
-        if start[:4] == b"PAR1":
-            yield from _parquet(raw, named)
-        elif start[:2] == b"\x1f\x8b":
-            with pa.CompressedInputStream(raw, "gzip") as stream:
-                yield from _json(io.BufferedReader(stream, _CHUNK), named)
-        else:
-            yield from _json(io.BufferedReader(raw, _CHUNK), named)
-
-
-def _json(stream: io.BufferedReader, named: str) -> Iterator[SourceRow]:
-    start = stream.peek(4096)[:4096].decode("utf-8-sig", errors="replace")
-    return _array(stream, named) if _WRAPPED.match(start) else _lines(stream)
-
-
-def _lines(stream: io.BufferedReader) -> Iterator[SourceRow]:
-    for number, line in enumerate(stream, start=1):
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        if not line.strip():
-            continue
-        try:
-            yield SourceRow(number, json.loads(line.decode("utf-8")))
-        except UnicodeDecodeError as error:
-            yield SourceRow(number, None, f"broken UTF-8 at byte {error.start + 1}", _shown(line))
-        except (ValueError, RecursionError) as error:
-            yield SourceRow(number, None, f"broken JSON: {error}", _shown(line))
-
-
-def _array(stream: io.BufferedReader, named: str) -> Iterator[SourceRow]:
-    """One value after the other; bytes that are not UTF-8 become lone surrogates, which the row's check refuses."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="surrogateescape")
-    text, position, size = "", 0, _CHUNK
-
-    def more() -> bool:
-        nonlocal text, size
-        chunk = stream.read(size)
-        size *= 2  # a value longer than the buffer is parsed a few times, not once for every chunk
-        text += decoder.decode(chunk, final=not chunk)
-        return bool(chunk)
-
-    more()
-    wrapped, at = text.lstrip().startswith("{"), _WRAPPED.match(text).end()
-    while True:
-        at = _BETWEEN.match(text, at).end()
-        if text[at : at + 1] == "]":
-            if text[at + 1 :].strip() and not wrapped:
-                raise UserError(f"{named} has text after its JSON array (element {position}); repair the file")
-            return
-        try:
-            value, end = _DECODER.raw_decode(text, at)
-            if end == len(text) and more():  # a number may go on in the next chunk
-                continue
-        except (ValueError, RecursionError) as error:
-            if more():
-                continue
-            raise UserError(
-                f"{named} is not a whole JSON array: element {position + 1} cannot be read ({error}); repair the file"
-            ) from None
-        position, size = position + 1, _CHUNK
-        yield SourceRow(position, value)
-        at = end
-        if at > _CHUNK:
-            text, at = text[at:], 0
-
-
-def _parquet(raw: pa.NativeFile, named: str) -> Iterator[SourceRow]:
     try:
-        position = 0
-        for batch in pq.ParquetFile(raw).iter_batches(batch_size=1024):
-            for value in batch.to_pylist():
-                position += 1
-                yield SourceRow(position, value)
-    except pa.ArrowException as error:
-        raise UserError(f"{named} is not a whole Parquet file: {error}; repair the file") from None
+        with _open(uri) as file:
+            yield from read_rows(
+                _as_utf8(_unpacked(file)), named=uri, separator=_separator(uri, form), columns=columns
+            )
+    except FileNotFoundError:
+        raise UserError(f"there is no file {uri}; check dataset.path and dataset.splits") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{uri} cannot be read: {error}; repair the file (supported are {SUPPORTED})") from None
+
+
+def _separator(uri: str, form: str) -> str:
+    name = uri.partition("?")[0].lower()
+    for packed in _PACKED[1:]:
+        name = name.removesuffix(packed)
+    return _SEPARATORS.get(f".{form}") or _SEPARATORS.get(Path(name).suffix, "")
+
+
+def _open(uri: str) -> IO[bytes]:
+    if not _is_http(uri):
+        return cast(IO[bytes], storage.open_file(uri))
+    with _open_http(urllib.request.Request(uri)) as response:
+        return _spilled(response)
+
+
+def _unpacked(file: IO[bytes]) -> IO[bytes]:
+    start = _start(file)
+    for magic, codec in _CODECS.items():
+        if start.startswith(magic):
+            return _spilled(pa.CompressedInputStream(file, codec))
+    return file
+
+
+def _as_utf8(file: IO[bytes]) -> BinaryIO:
+    if not _start(file).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return cast(BinaryIO, file)
+    decoder = codecs.getincrementaldecoder("utf-16")()
+    target = tempfile.TemporaryFile()
+    while chunk := file.read(_CHUNK):
+        target.write(decoder.decode(chunk).encode("utf-8", errors="surrogatepass"))
+    decoder.decode(b"", final=True)
+    target.seek(0)
+    return cast(BinaryIO, target)
+
+
+def _start(file: IO[bytes]) -> bytes:
+    start = file.read(8)
+    file.seek(0)
+    return start
+
+
+def _spilled(stream: Any) -> IO[bytes]:
+    """A stream as a file that can be read from any place; it is removed when nobody holds it."""
+    target = tempfile.TemporaryFile()
+    shutil.copyfileobj(stream, target, _CHUNK)
+    target.seek(0)
+    return target
+
+
+def _is_there(uri: str) -> bool:
+    try:
+        stamp(uri)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _is_http(uri: str) -> bool:
@@ -175,7 +149,3 @@ def _open_http(request: urllib.request.Request) -> Any:
         raise UserError(f"{request.full_url} cannot be read: the server answers {error.code} {error.reason}") from None
     except urllib.error.URLError as error:
         raise UserError(f"{request.full_url} cannot be read: {error.reason}") from None
-
-
-def _shown(line: bytes) -> str:
-    return line[:200].decode("utf-8", errors="replace").rstrip("\n")
