@@ -53,9 +53,7 @@ class Unreadable:
     reason: str
 
 
-def read_rows(
-    file: BinaryIO, *, named: str, separator: str = "", columns: Collection[str] = ()
-) -> Iterator[SourceRow]:
+def read_rows(file: BinaryIO, *, named: str, separator: str = "", columns: Collection[str] = ()) -> Iterator[SourceRow]:
     """A broken line is yielded with its problem; a file that is broken as a whole raises UserError.
 
     `separator`: of a CSV file ("," is looked up in its header); "" for the other kinds. `columns`: those of a table
@@ -202,7 +200,9 @@ def _separated(stream: io.BufferedReader, named: str, separator: str) -> Iterato
             return
         except csv.Error as error:
             if "unexpected end" in str(error):
-                raise UserError(f"{named}: a quote is opened in line {line} and never closed; repair the file") from None
+                raise UserError(
+                    f"{named}: a quote is opened in line {line} and never closed; repair the file"
+                ) from None
             yield SourceRow(line, None, f"broken CSV: {error}")
             continue
         if not names:

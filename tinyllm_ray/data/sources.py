@@ -71,9 +71,7 @@ def iterate(uri: str, *, form: str = "", columns: Collection[str] = ()) -> Itera
     """
     try:
         with _open(uri) as file:
-            yield from read_rows(
-                _as_utf8(_unpacked(file)), named=uri, separator=_separator(uri, form), columns=columns
-            )
+            yield from read_rows(_as_utf8(_unpacked(file)), named=uri, separator=_separator(uri, form), columns=columns)
     except FileNotFoundError:
         raise UserError(f"there is no file {uri}; check dataset.path and dataset.splits") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
