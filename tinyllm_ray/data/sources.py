@@ -6,13 +6,13 @@ In: /data/obqa_train.json, https://host/train.csv.gz, s3://bucket/train-*.parque
 import codecs
 import errno
 import fnmatch
-import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
@@ -85,45 +85,45 @@ def _separator(uri: str, form: str) -> str:
     return _SEPARATORS.get(f".{form}") or _SEPARATORS.get(Path(name).suffix, "")
 
 
-def _open(uri: str) -> IO[bytes]:
+def _open(uri: str, held: ExitStack) -> BinaryIO:
     if not _is_http(uri):
-        return cast(IO[bytes], storage.open_file(uri))
+        return cast(BinaryIO, held.enter_context(storage.open_file(uri)))
     with _open_http(urllib.request.Request(uri)) as response:
-        return _spilled(response)
+        return _spilled(_chunks(response), held)
 
 
-def _unpacked(file: IO[bytes]) -> IO[bytes]:
+def _unpacked(file: BinaryIO, held: ExitStack) -> BinaryIO:
     start = _start(file)
     for magic, codec in _CODECS.items():
         if start.startswith(magic):
-            return _spilled(pa.CompressedInputStream(file, codec))
+            return _spilled(_chunks(pa.CompressedInputStream(file, codec)), held)
     return file
 
 
-def _as_utf8(file: IO[bytes]) -> BinaryIO:
+def _as_utf8(file: BinaryIO, held: ExitStack) -> BinaryIO:
     if not _start(file).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return cast(BinaryIO, file)
-    decoder = codecs.getincrementaldecoder("utf-16")()
-    target = tempfile.TemporaryFile()
-    while chunk := file.read(_CHUNK):
-        target.write(decoder.decode(chunk).encode("utf-8", errors="surrogatepass"))
-    decoder.decode(b"", final=True)
-    target.seek(0)
-    return cast(BinaryIO, target)
+        return file
+    texts = codecs.iterdecode(_chunks(file), "utf-16")
+    return _spilled((text.encode("utf-8", errors="surrogatepass") for text in texts), held)
 
 
-def _start(file: IO[bytes]) -> bytes:
+def _start(file: BinaryIO) -> bytes:
     start = file.read(8)
     file.seek(0)
     return start
 
 
-def _spilled(stream: Any) -> IO[bytes]:
-    """A stream as a file that can be read from any place; it is removed when nobody holds it."""
-    target = tempfile.TemporaryFile()
-    shutil.copyfileobj(stream, target, _CHUNK)
+def _chunks(stream: Any) -> Iterator[bytes]:
+    while chunk := stream.read(_CHUNK):
+        yield chunk
+
+
+def _spilled(chunks: Iterable[bytes], held: ExitStack) -> BinaryIO:
+    """A stream as a temporary file that can be read from any place."""
+    target = held.enter_context(tempfile.TemporaryFile())
+    target.writelines(chunks)
     target.seek(0)
-    return target
+    return cast(BinaryIO, target)
 
 
 def _is_there(uri: str) -> bool:
