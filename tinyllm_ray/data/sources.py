@@ -70,8 +70,9 @@ def iterate(uri: str, *, form: str = "", columns: Collection[str] = ()) -> Itera
     A broken line is yielded with its problem; a file that is broken as a whole raises UserError.
     """
     try:
-        with _open(uri) as file:
-            yield from read_rows(_as_utf8(_unpacked(file)), named=uri, separator=_separator(uri, form), columns=columns)
+        with ExitStack() as held:
+            file = _as_utf8(_unpacked(_open(uri, held), held), held)
+            yield from read_rows(file, named=uri, separator=_separator(uri, form), columns=columns)
     except FileNotFoundError:
         raise UserError(f"there is no file {uri}; check dataset.path and dataset.splits") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -120,7 +121,7 @@ def _chunks(stream: Any) -> Iterator[bytes]:
 
 def _spilled(chunks: Iterable[bytes], held: ExitStack) -> BinaryIO:
     """A stream as a temporary file that can be read from any place."""
-    target = held.enter_context(tempfile.TemporaryFile())
+    target = held.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (held closes it)
     target.writelines(chunks)
     target.seek(0)
     return cast(BinaryIO, target)
