@@ -7,7 +7,7 @@ EXPERIMENT ?= experiments/miniature.yaml
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup lock demo headline test quick faults bench ui lint docs
+.PHONY: setup lock demo headline test quick faults bench ui lint types docs check
 setup: .venv/ready
 
 .venv/ready: pyproject.toml requirements.lock
@@ -53,6 +53,11 @@ ui: setup
 
 lint: setup
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+types: setup
+	@$(BIN)/mypy
+
+check: lint types docs
 
 docs: setup  ## build/docs/index.html; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from tinyllm_ray.experiment_file import read_experiment_file
 from tinyllm_ray.redact import redact, redact_text
-from tinyllm_ray.schema import Choice, Experiment, Grid, LogUniform, Section, Uniform
+from tinyllm_ray.schema import Choice, Experiment, Grid, LogUniform, Uniform
 from tinyllm_ray.schema.base import UserError
 from tinyllm_ray.strict_yaml import DEEPEST, read_yaml
 
@@ -62,7 +63,7 @@ def validate(raw: dict[str, Any]) -> Experiment:
     try:
         return Experiment.model_validate(raw)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(e, raw) for e in error.errors()[:5])) from None
+        raise UserError("\n".join(_explain(e) for e in error.errors()[:5])) from None
 
 
 def check_space(experiment: Experiment) -> None:
@@ -196,13 +197,13 @@ def _fields_at(path: Iterable[Any]) -> list[str]:
     return list(models[0].model_fields) if models else []
 
 
-def _models_in(annotation: Any) -> list[type[Section]]:
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
-def _explain(error: dict[str, Any], raw: dict[str, Any]) -> str:
+def _explain(error: ErrorDetails) -> str:
     location = [part for part in error["loc"] if not (isinstance(part, str) and part in _UNION_TAGS)]
     key = ".".join(str(part) for part in location) or "experiment"
     if error["type"] == "extra_forbidden":

@@ -49,7 +49,7 @@ def merge(base: dict[str, Any], over: dict[str, Any], *, at: tuple[str, ...] = (
     return merged
 
 
-def _merge_by_name(base: list[dict[str, Any]], over: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _merge_by_name(base: Any, over: Any) -> list[dict[str, Any]]:
     """Those of the base keep their places; new ones follow."""
     names = [item["name"] for item in base]
     merged = list(base)

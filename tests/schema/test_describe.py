@@ -6,6 +6,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, Field
 
+from tinyllm_ray.experiment_file import read_experiment_file
 from tinyllm_ray.schema import describe
 from tinyllm_ray.schema.base import UserError
 
@@ -46,6 +47,7 @@ def test_every_key_has_a_description() -> None:
 
 def test_keys_of_lists_mappings_and_alternatives_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(described(monkeypatch)) == [
+        "extends",
         "parts",
         "parts.<name>.name",
         "parts.<name>.engine",
@@ -109,6 +111,7 @@ def test_the_page_of_all_keys_is_as_the_schema_writes_it() -> None:
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_the_json_schema_accepts_every_experiment(path: Path) -> None:
     jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), describe.json_schema())
+    jsonschema.validate(read_experiment_file(path), describe.json_schema())
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def submit(
     address: str,
     entry: str = "pipeline",
     follow: bool = True,
-    say: Callable[[str], None] = sys.stderr.write,
+    say: Callable[[str], object] = sys.stderr.write,
 ) -> dict[str, Any]:
     """Submit jobs/<entry>.py; with `follow` hand its log to `say` and wait for the end.
 
@@ -146,6 +146,6 @@ def _mlflow(experiment: Experiment) -> str:
     return uri if uri.startswith("http") else f"mlflow ui --host 127.0.0.1 --backend-store-uri {uri}"
 
 
-async def _follow(client: Any, job: str, say: Callable[[str], None]) -> None:
+async def _follow(client: Any, job: str, say: Callable[[str], object]) -> None:
     async for lines in client.tail_job_logs(job):
         say(lines)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 ARRAYS = ("tokens", "examples", "question_ids")
 COLUMNS = ("row", "component", "source_start", "source_length", "target_start", "target_length")
@@ -38,7 +39,7 @@ class Features:
 class ArrayWriter:
     """Grows one .npy file along its first axis. Nothing stays in memory, and no page of the file is mapped."""
 
-    def __init__(self, path: Path, dtype: np.dtype, row_shape: tuple[int, ...] = ()) -> None:
+    def __init__(self, path: Path, dtype: DTypeLike, row_shape: tuple[int, ...] = ()) -> None:
         self.dtype, self.row_shape, self.rows = np.dtype(dtype), row_shape, 0
         self._file = path.open("wb")
         self._write_header()

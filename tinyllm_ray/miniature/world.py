@@ -58,7 +58,7 @@ def make_world(sizes: Miniature) -> World:
     kind_names = KINDS.split()[:kinds]
     asked = list(ATTRIBUTES)[: sizes.attributes]
     values_of = {attribute: ATTRIBUTES[attribute][2].split()[:values] for attribute in asked}
-    habit_of = {}
+    habit_of: dict[tuple[str, str], str] = {}
     for attribute, texts in values_of.items():
         dealt = [texts[i % values] for i in range(kinds)]
         rng.shuffle(dealt)

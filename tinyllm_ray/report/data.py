@@ -190,7 +190,7 @@ def read_teacher(name: str, folder: str) -> TeacherText:
     manifest = redact(store.read_manifest(folder))
     rows = [row for split in SPLITS for row in store.read(folder, split, failures=True).to_pylist()]
     good = {row["question_id"]: row for row in rows if not row["failure"] and not row["sample"]}
-    sums = Counter()
+    sums: Counter[str] = Counter()
     for row in rows:
         sums.update(input=row["input_tokens"] or 0, output=row["output_tokens"] or 0)
     content = store.content_digest(folder)

@@ -1,6 +1,6 @@
 """The page's figures: ReportData and effects in, a list of Figure (PNG bytes, light and dark) out."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -192,7 +192,7 @@ def draw_time(data: ReportData, axes: Any) -> None:
 
 def seconds_by_stage(data: ReportData) -> dict[str, float]:
     """Teachers' wall time, then trainings' by variant."""
-    stages: Counter[str] = Counter()
+    stages: defaultdict[str, float] = defaultdict(float)
     for generation in data.generations:
         for name, report in generation.items():
             stages[f"teacher {name}"] += report["wall_s"]

@@ -13,7 +13,7 @@ from tinyllm_ray.report.style import ALL, SEARCH, legend_below
 def draw_parallel(trials: Sequence[Trained], axes: Any) -> None:
     """One vertical axis per searched path, the last one validation accuracy."""
     paths = list(dict.fromkeys(path for trial in trials for path in trial.differs))
-    columns = [
+    columns: list[list[Any]] = [
         [yaml.safe_load(trial.differs[path]) if path in trial.differs else None for trial in trials] for path in paths
     ]
     accuracies = [100 * trial.metrics["eval/accuracy"] for trial in trials]

@@ -47,7 +47,7 @@ def color(variant: str, teachers: Sequence[str]) -> str:
 
 def render(draw: Callable[[Any], None], *, height: float, theme: Theme) -> bytes:
     """A PNG of one axes that `draw` fills."""
-    settings = {
+    settings: dict[Any, Any] = {
         "figure.facecolor": theme.page,
         "axes.facecolor": theme.page,
         "axes.edgecolor": theme.faint,

@@ -24,6 +24,7 @@ from tinyllm_ray.schema.base import NAME_PATTERN, UserError
 
 MARK = "<!-- The tables below are written by tinyllm_ray/schema/describe.py. -->"
 NEEDED = "needed"
+EXTENDS = "path of an experiment file, relative to this one, whose keys hold where this file says nothing"
 Schema = dict[str, Any]
 
 
@@ -38,7 +39,7 @@ class Key:
 
 def list_keys(section: str = "") -> list[Key]:
     """Every key, or those at and below one section such as `training` or `teachers.sampling`."""
-    schema = Experiment.model_json_schema()
+    schema = _with_extends(Experiment.model_json_schema())
     found = _merged(_walk(schema, "", schema["$defs"]))
     if not section:
         return found
@@ -54,17 +55,11 @@ def list_keys(section: str = "") -> list[Key]:
 
 
 def json_schema() -> Schema:
-    """For editors. A key that a section needs may come from the command line, so a file is not refused without it."""
-    schema = Experiment.model_json_schema()
-    for section in (
-        schema,
-        *(schema["$defs"][_name(prop)] for prop in schema["properties"].values() if "$ref" in prop),
-    ):
+    """For editors. What is needed may stand in the extended file or on the command line, so no section demands it."""
+    schema = _with_extends(Experiment.model_json_schema())
+    sections = [schema["$defs"][_name(prop)] for prop in schema["properties"].values() if "$ref" in prop]
+    for section in (schema, *sections):
         section.pop("required", None)
-    schema["properties"]["extends"] = {
-        "type": "string",
-        "description": "experiment file whose keys this file starts from",
-    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -84,6 +79,12 @@ def page(text: str) -> str:
         if below:
             parts.append(_table(f"`{name}`", below))
     return f"{top}{MARK}\n\n" + "\n".join(parts)
+
+
+def _with_extends(schema: Schema) -> Schema:
+    """The file's own key, which is gone when the schema sees the experiment."""
+    extends = {"type": "string", "default": None, "description": EXTENDS}
+    return {**schema, "properties": {"extends": extends, **schema["properties"]}}
 
 
 def _walk(model: Schema, above: str, defs: Schema, only_for: str = "") -> Iterator[Key]:
