@@ -1,4 +1,4 @@
-# make demo: the whole road in miniature. make test: all tests. Both make the environment first.
+# make demo: a small experiment on this machine. make test: all tests. Both create the environment first.
 SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin

@@ -1,4 +1,4 @@
-"""Experiment files: YAML and dotted overrides in, a validated `Experiment` out, one clear message for a mistake.
+"""Experiment files: YAML and dotted overrides in, a validated `Experiment` out; UserError where something is wrong.
 
 In: experiments/obqa.yaml, ["loss.label_weight=0.5", "student.model=google/flan-t5-base"]
 Out: schema.Experiment

@@ -1,4 +1,4 @@
-"""What the user sees of long work: bars on the terminal."""
+"""Progress bars on the terminal for long steps."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Training whose rank, node, driver or tracking server goes: it goes on and ends as if nothing had been."""
+"""Training whose rank, node, driver or tracking server goes: it continues and ends as if nothing had happened."""
 
 import json
 import os

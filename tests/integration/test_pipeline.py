@@ -1,4 +1,4 @@
-"""The whole road on real engines, shrunk: a world, two teachers, methods, a search, MLflow, the report; then again."""
+"""The whole pipeline on real engines, at a small size: a world, two teachers, methods, a search, MLflow, the report; then again."""
 
 from pathlib import Path
 

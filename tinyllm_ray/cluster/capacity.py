@@ -1,4 +1,4 @@
-"""What the pools ask against what there is: before a run, and while a worker waits.
+"""Compares what the pools ask for with what the machines have: before a run, and while a worker waits.
 
 In: an experiment and the live cluster, its autoscaler's declared maximum, or this machine. Out: lines for `plan`,
 a UserError that names the key to change, or a sentence on what a pending worker waits for.
@@ -46,7 +46,7 @@ class NodeKind:
 def check_capacity(experiment: Experiment, names: Collection[str] = POOLS) -> list[str]:
     """Lines that say what each pool asks and what there is; needs Ray only where the run would join a cluster.
 
-    `names`: the pools that the command at hand works in. Raises UserError where a pool can never be had.
+    `names`: the pools that the command works in. Raises UserError where a pool can never be placed.
     """
     kinds, where = _what_there_is(experiment.pools)
     used = pools_used(experiment, names)
@@ -66,7 +66,7 @@ def check_capacity(experiment: Experiment, names: Collection[str] = POOLS) -> li
 
 
 def pools_used(experiment: Experiment, names: Collection[str] = POOLS) -> dict[str, Pool]:
-    """Of the named pools those that have work: teachers with a store generate nothing."""
+    """Those of the named pools that have work to do: teachers with a store generate nothing."""
     idle = [] if experiment.working_teachers else ["teacher"]
     return {name: getattr(experiment.pools, name) for name in POOLS if name in names and name not in idle}
 
@@ -98,7 +98,7 @@ def node_kinds(declared: dict[str, Any]) -> list[NodeKind]:
 
 
 def watch_pending(pools: Pools, *, say: Callable[[str], None]) -> Callable[[], None]:
-    """Say from now on what a worker waits for after `pools.pending_timeout_s`. Returns what ends the watch."""
+    """Report what a worker waits for, after `pools.pending_timeout_s`, until the function that is returned is called."""
     stop = threading.Event()
     thread = threading.Thread(target=_watch, args=(pools, say, stop), name="pending-watch", daemon=True)
     thread.start()

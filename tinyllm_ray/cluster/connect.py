@@ -1,6 +1,6 @@
-"""Pools -> Ray resource requests; start or join Ray; refuse an output folder that other nodes cannot see.
+"""Starts Ray here or joins a cluster, and refuses an output folder that other nodes cannot see.
 
-In: the experiment's `pools`. Out: actor options, bundles, scaling configs, and an initialized Ray.
+In: the experiment's `pools` and output folder. Out: an initialized Ray.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command, not one stage of it
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ side remarks on its own working in the terminal
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # else its C++ code writes remarks to the terminal
 }
 
 
@@ -108,7 +108,7 @@ def check_output(output_dir: str, *, given: str | None) -> None:
 
 
 def refuse_relative(given: str | None) -> None:
-    """A job's working directory goes with the job."""
+    """Refuse an output folder in a job's working directory, which Ray deletes."""
     if given is None or not ("://" in given or Path(given).is_absolute()):
         raise UserError(
             f"output.dir is {given!r}, not an absolute path: in a submitted job the working directory is a temporary "
@@ -154,8 +154,8 @@ def _sees(uri: str) -> bool:
 
 
 def _set_environment(pools: Pools) -> None:
-    """Ranks may wait for the autoscaler, and the pending watch says so; elastic ones must not, for just after a node
-    was lost Ray still counts it, and only at the end of the wait sees that fewer ranks are to be had."""
+    """Ranks may wait long for the autoscaler, and `watch_pending` reports it. Elastic ranks wait less: just after a node
+    was lost Ray still counts it, and sees only at the end of the wait that fewer ranks can be placed."""
     wanted = _ENVIRONMENT | {_START_TIMEOUT: "600" if pools.student.min_workers is None else "45"}
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
 

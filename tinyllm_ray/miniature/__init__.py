@@ -1,1 +1,1 @@
-"""The embedded closed world: questions, facts and tiny models made on the spot, so that the road runs without a hub."""
+"""The embedded closed world: questions, facts and tiny models made on the spot, so that the demo needs no hub."""
