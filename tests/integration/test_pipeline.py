@@ -1,4 +1,4 @@
-"""The whole pipeline on real engines, at a small size: a world, two teachers, methods, a search, MLflow, the report; then again."""
+"""The whole pipeline on real engines, at a small size: world, teachers, methods, search, MLflow, report; then again."""
 
 from pathlib import Path
 

@@ -98,7 +98,7 @@ def node_kinds(declared: dict[str, Any]) -> list[NodeKind]:
 
 
 def watch_pending(pools: Pools, *, say: Callable[[str], None]) -> Callable[[], None]:
-    """Report what a worker waits for, after `pools.pending_timeout_s`, until the function that is returned is called."""
+    """Report what a worker waits for after `pools.pending_timeout_s`. Returns the function that ends the watch."""
     stop = threading.Event()
     thread = threading.Thread(target=_watch, args=(pools, say, stop), name="pending-watch", daemon=True)
     thread.start()

@@ -154,8 +154,8 @@ def _sees(uri: str) -> bool:
 
 
 def _set_environment(pools: Pools) -> None:
-    """Ranks may wait long for the autoscaler, and `watch_pending` reports it. Elastic ranks wait less: just after a node
-    was lost Ray still counts it, and sees only at the end of the wait that fewer ranks can be placed."""
+    """Ranks may wait long for the autoscaler, and `watch_pending` reports it. Elastic ranks wait less: just after a
+    node was lost Ray still counts it, and sees only at the end of the wait that fewer ranks can be placed."""
     wanted = _ENVIRONMENT | {_START_TIMEOUT: "600" if pools.student.min_workers is None else "45"}
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
 
