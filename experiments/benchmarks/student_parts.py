@@ -150,6 +150,7 @@ def run_bare(folder: str) -> None:
     from tinyllm_ray.data.features import build_features, open_features
     from tinyllm_ray.student.loop import Hooks, make_optimizer, train
     from tinyllm_ray.student.model import load_student, prepare_tokenizer
+    from tinyllm_ray.student.objective import Term
 
     torch.set_num_threads(1)
     experiment, files = _generated(folder)
@@ -159,7 +160,8 @@ def run_bare(folder: str) -> None:
     stamps: dict[int, float] = {}
     hooks = Hooks(on_log=lambda step, values: stamps.update({step: time.time()}), on_step=lambda step, optimizer: None)
     optimizer = make_optimizer(model, experiment.training)
-    settings = {"training": experiment.training, "weights": [1.0, 1.0, 1.0], "seed": 0, "dtype": "float32"}
+    terms = [Term(name, 1.0, (i,)) for i, name in enumerate(features.components)]
+    settings = {"training": experiment.training, "terms": terms, "seed": 0, "dtype": "float32"}
     train(model, features, optimizer=optimizer, first_step=0, hooks=hooks, **settings)
     print(stamps[STEPS] - stamps[EVERY])
 
@@ -176,7 +178,7 @@ def _wrapped(folder: str, files: dict[str, Any], number: int) -> float:
     trial = make_trial(planned, Inputs(**files))
     with Tracker(experiment, output_dir=folder, lineage={}) as tracker:
         tracker.watch(trial.key, folder=trial.dir, name="bench", config=experiment, seed=0, tags={})
-        run_trial_ddp(trial)
+        run_trial_ddp(trial, ranks=1)
     parts = storage.list_files(storage.join(trial.dir, "metrics"), ".jsonl")
     lines = [json.loads(line) for uri in parts for line in storage.read_bytes(uri).splitlines()]
     stamps = {line["step"]: line["time"] / 1000 for line in lines if "train/loss" in line}

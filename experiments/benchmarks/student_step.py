@@ -30,15 +30,16 @@ import transformers
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from tinyllm_ray.data.arrays import Features  # noqa: E402
-from tinyllm_ray.student.loop import make_optimizer, new_totals, step_examples, step_gradients  # noqa: E402
-from tinyllm_ray.student.objective import StudentLoss  # noqa: E402
+from tinyllm_ray.student.loop import Replica, make_optimizer, make_replica, new_totals, step_examples, step_gradients  # noqa: E402
+from tinyllm_ray.student.objective import Term  # noqa: E402
 
 SHAPES = {
     "flan-t5-small": {"d_model": 512, "d_ff": 1024, "num_layers": 8, "num_heads": 6},
     "flan-t5-base": {"d_model": 768, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
     "flan-t5-large": {"d_model": 1024, "d_ff": 2816, "num_layers": 24, "num_heads": 16},
 }
-VOCABULARY, HEAD_WIDTH, WEIGHTS = 32_128, 64, [1.0, 1.0, 1.0]
+VOCABULARY, HEAD_WIDTH = 32_128, 64
+TERMS = [Term(name, 1.0, (i,)) for i, name in enumerate(("label", "flan_t5", "llama2"))]
 # Deciles of OBQA's token counts, with a tokenizer trained on it: inputs, then answers and two teachers' rationales.
 SOURCE_DECILES = [29, 35, 37, 39, 41, 43, 46, 50, 54, 60, 112]
 TARGET_DECILES = [
@@ -130,13 +131,14 @@ def drawn_features(rows: int) -> Features:
 def against_plain(features: Features, shape: str, settings: SimpleNamespace, repeats: int) -> dict[str, Any]:
     """Seconds of both ways on the same batches, forward and backward; the first batch only warms up."""
     model, longest = make_student(shape), int(features.examples[:, 3].max())
+    replica = make_replica(model, TERMS, shards=1)
     pairs, tight, differences, shares = [], [], [], []
     for step in range(repeats + 1):
-        indices = step_examples(features, step, training=settings, weights=WEIGHTS, seed=0)
+        indices = step_examples(features, step, training=settings, terms=TERMS, seed=0)
         plain, plain_s = timed(lambda rows=indices: plain_step(model, features, rows, longest=longest))
         _, tight_s = timed(lambda rows=indices: plain_step(model, features, rows, longest=0))
-        totals = new_totals(features, torch.device("cpu"))
-        _, ours_s = timed(lambda rows=indices, sums=totals: our_step(model, features, rows, settings, sums))
+        totals = new_totals(TERMS)
+        _, ours_s = timed(lambda rows=indices, sums=totals: our_step(replica, features, rows, settings, sums))
         ours = float((totals.sums.numpy() / totals.tokens).sum())
         if step:
             pairs.append(plain_s / ours_s)
@@ -160,11 +162,9 @@ def timed(action: Callable[[], Any]) -> tuple[Any, float]:
     return action(), time.process_time() - started
 
 
-def our_step(model: torch.nn.Module, features: Features, indices: np.ndarray, settings: Any, totals: Any) -> None:
-    step_gradients(
-        StudentLoss(model), features, indices, training=settings, weights=WEIGHTS, dtype="float32", totals=totals
-    )
-    model.zero_grad()
+def our_step(replica: Replica, features: Features, indices: np.ndarray, settings: Any, totals: Any) -> None:
+    step_gradients(replica, features, indices, training=settings, dtype="float32", seed=0, step=0, totals=totals)
+    replica.model.zero_grad()
 
 
 def plain_step(model: torch.nn.Module, features: Features, indices: np.ndarray, *, longest: int) -> float:
@@ -229,18 +229,14 @@ def run_rank(job: dict[str, Any]) -> None:
     features = Features(**arrays, components=job["components"])
     model, settings = make_student(job["shape"]), training(job["batch_size"])
     optimizer = make_optimizer(model, settings)
-    module: torch.nn.Module = StudentLoss(model)
-    if job["ranks"] > 1:
-        module = torch.nn.parallel.DistributedDataParallel(
-            module, forward_sync_buffers=False, gradient_as_bucket_view=True
-        )
+    replica = make_replica(model, TERMS, shards=job["ranks"])
     seconds = []
     for step in range(job["repeats"] + 1):
         dist.barrier()
         started = time.perf_counter()
-        indices = step_examples(features, step, training=settings, weights=WEIGHTS, seed=0)
-        totals = new_totals(features, torch.device("cpu"))
-        step_gradients(module, features, indices, training=settings, weights=WEIGHTS, dtype="float32", totals=totals)
+        indices = step_examples(features, step, training=settings, terms=TERMS, seed=0)
+        totals = new_totals(TERMS)
+        step_gradients(replica, features, indices, training=settings, dtype="float32", seed=0, step=step, totals=totals)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         dist.barrier()
@@ -253,13 +249,15 @@ def on_gpu(arguments: argparse.Namespace) -> dict[str, Any]:
     """Rows and tokens per second, memory and share of the peak, in bfloat16."""
     settings = training(arguments.batch_size or 128, arguments.micro_batch_tokens)
     features, model = drawn_features(4096), make_student(arguments.shape).cuda()
-    optimizer, module = make_optimizer(model, settings), StudentLoss(model)
+    optimizer, replica = make_optimizer(model, settings), make_replica(model, TERMS, shards=1)
     seconds, rates, tokens, work = [], [], 0, 0.0
     for step in range(arguments.repeats + 2):
-        indices = step_examples(features, step, training=settings, weights=WEIGHTS, seed=0)
-        totals = new_totals(features, torch.device("cuda"))
+        indices = step_examples(features, step, training=settings, terms=TERMS, seed=0)
+        totals = new_totals(TERMS)
         started = time.perf_counter()
-        step_gradients(module, features, indices, training=settings, weights=WEIGHTS, dtype="bfloat16", totals=totals)
+        step_gradients(
+            replica, features, indices, training=settings, dtype="bfloat16", seed=0, step=step, totals=totals
+        )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         torch.cuda.synchronize()

@@ -7,11 +7,10 @@ from tinyllm_ray.data.arrays import Features
 from tinyllm_ray.student.batches import (
     active_examples,
     batch_rows,
-    component_tokens,
     groups_of,
     micro_batches,
     pack,
-    rank_share,
+    shard_examples,
     shuffled_rationales,
 )
 
@@ -43,26 +42,22 @@ def test_a_batch_larger_than_the_data_goes_through_it_several_times():
     assert sorted(batch_rows(0, rows=2, batch_size=6, seed=0)) == [0, 0, 0, 1, 1, 1]
 
 
-def test_examples_of_tasks_without_weight_are_not_run():
+def test_examples_of_components_without_weight_are_not_run():
     data = features([3, 4, 5])
     assert list(data.examples[active_examples(data, np.array([2, 0]), [1]), 0]) == [2, 0]
     assert len(active_examples(data, np.array([2, 0]), [0, 1])) == 4
     assert len(active_examples(data, np.array([1]), [])) == 0
 
 
-def test_component_tokens_count_targets_by_task():
-    data = features([3, 4, 5])
-    assert component_tokens(data, active_examples(data, np.array([0, 2]), [0, 1]), 2).tolist() == [4, 8]
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
-def test_the_ranks_share_all_examples_and_their_load_is_even(ranks):
+@pytest.mark.parametrize("shards", [1, 2, 3, 7])
+def test_the_shards_hold_all_examples_and_their_load_is_even(shards):
     data = features([1, 100, 2, 90, 3, 4, 110, 5])
     indices = active_examples(data, np.arange(8), [0, 1])
-    shares = [rank_share(data, indices, rank=rank, ranks=ranks) for rank in range(ranks)]
-    assert sorted(np.concatenate(shares)) == list(range(16))
-    if ranks == 3:
-        loads = [data.examples[share, 3].sum() + data.examples[share, 5].sum() for share in shares]
+    parts = shard_examples(data, indices, shards=shards)
+    assert len(parts) == shards
+    assert sorted(np.concatenate(parts)) == list(range(16))
+    if shards == 3:
+        loads = [data.examples[part, 3].sum() + data.examples[part, 5].sum() for part in parts]
         assert max(loads) - min(loads) < 40
 
 

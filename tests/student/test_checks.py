@@ -4,20 +4,42 @@ import pytest
 
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data.features import open_features
-from tinyllm_ray.student.checks import check_ranks, check_weights, component_weights
+from tinyllm_ray.student.checks import check_ranks, check_terms, check_weights, with_shards
 
 
-def test_component_weights_follow_the_order_of_the_components(make):
-    loss = make.make_experiment(loss={"label_weight": 0.5, "rationale_weights": {"short": 3.0}}).loss
-    assert component_weights(loss, ["label", "long", "short"]) == [0.5, 0.0, 3.0]
-
-
-def test_more_ranks_than_rows_are_refused(experiment):
+def test_more_ranks_than_rows_or_shards_are_refused(experiment, make):
     check_ranks(experiment, 8, rows=40)
-    with pytest.raises(UserError, match=r"9 ranks were asked for, but a step has 8 rows .*pools.student.workers"):
+    with pytest.raises(UserError, match=r"9 ranks: a step has 8 rows .*pools.student.workers"):
         check_ranks(experiment, 9, rows=40)
-    with pytest.raises(UserError, match=r"4 ranks .* has 3 rows"):
+    with pytest.raises(UserError, match=r"4 ranks: a step has 3 rows"):
         check_ranks(experiment, 4, rows=3)
+    four = make.make_experiment(training={"shards": 4})
+    check_ranks(four, 1, rows=40)
+    with pytest.raises(UserError, match=r"5 ranks were asked for, but a step has 4 shards.*training.shards"):
+        check_ranks(four, 5, rows=40)
+    with pytest.raises(UserError, match=r"training.shards 9: a step has 8 rows"):
+        check_ranks(make.make_experiment(training={"shards": 9}), 2, rows=40)
+
+
+def test_shards_are_as_many_as_the_declared_ranks_unless_given(experiment, make):
+    assert with_shards(experiment, 3).training.shards == 3
+    assert with_shards(make.make_experiment(training={"shards": 4}), 3).training.shards == 4
+
+
+def test_a_term_from_outside_that_cannot_be_had_is_refused(make):
+    check_terms(make.make_experiment(loss={"custom": {"length": {"path": "math:sqrt"}}}))
+    for path in ("no_such_package.module:term", "math:no_such_term"):
+        with pytest.raises(UserError, match=rf"loss.custom.length.path: {path} cannot be imported"):
+            check_terms(make.make_experiment(loss={"custom": {"length": {"path": path}}}))
+    with pytest.raises(UserError, match="math:pi is no function"):
+        check_terms(make.make_experiment(loss={"custom": {"length": {"path": "math:pi"}}}))
+
+
+def test_a_term_from_outside_has_a_name_of_its_own_and_components_that_exist(make):
+    with pytest.raises(UserError, match=r"loss.custom: 'short' is the name of a component"):
+        make.make_experiment(loss={"custom": {"short": {"path": "math:sqrt"}}})
+    with pytest.raises(UserError, match=r"loss.custom.x.components: there is no component 'other'; there is .*'long'"):
+        make.make_experiment(loss={"custom": {"x": {"path": "math:sqrt", "components": ["other"]}}})
 
 
 def test_all_weights_zero_are_refused(make):

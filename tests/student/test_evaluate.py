@@ -7,16 +7,17 @@ import torch
 from tinyllm_ray.data.features import open_features
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.schema import Evaluation
-from tinyllm_ray.student.checks import component_weights
 from tinyllm_ray.student.evaluate import (
     Reader,
     calibration_error,
     choice_scores,
     evaluate,
     generate,
+    latency,
     validation_losses,
 )
 from tinyllm_ray.student.model import load_student
+from tinyllm_ray.student.objective import terms_of
 
 
 @pytest.fixture(params=["tiny", "decoder"])
@@ -66,7 +67,7 @@ def test_evaluation_has_the_promised_metrics_and_rows(reader, world):
         rationale_questions=2,
     )
     named = {"accuracy", "exact_match", "unparsable", "calibration_error"}
-    assert set(metrics) == {f"eval/{name}" for name in named} | {"time/latency_ms"}
+    assert set(metrics) == {f"eval/{name}" for name in named}
     assert metrics["eval/accuracy"] == np.mean([row.correct for row in predictions])
     assert all(
         row.predicted == q.choices[int(np.argmax(row.choice_scores))]
@@ -84,13 +85,13 @@ def test_generation_alone_decides_accuracy_when_asked_to(reader, world):
     assert predictions[0].choice_scores == [] and predictions[0].predicted == predictions[0].generated
 
 
-def test_validation_losses_name_the_tasks_that_have_weight(world, make):
+def test_validation_losses_name_the_terms_that_have_weight(world, make):
     experiment = make.make_experiment(loss={"rationale_weights": {"long": 0.0, "short": 1.0}})
     trial = world.trial()
     model, _ = load_student(experiment.student, tokenizer_folder=trial.tokenizer, seed=0)
     features = open_features(trial.features, "validation")
-    weights = component_weights(experiment.loss, features.components)
-    settings = {"weights": weights, "training": experiment.training, "dtype": "float32", "max_rows": None}
+    terms = terms_of(experiment.loss, features.components)
+    settings = {"terms": terms, "training": experiment.training, "dtype": "float32", "max_rows": None}
     assert set(validation_losses(model, features, **settings)) == {"eval/loss/label", "eval/loss/short"}
 
 
@@ -98,3 +99,14 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
     # bin 0.6-0.7: confidence 0.65, accuracy 0.5, two of three rows; bin 0.9-1: confidence 1, accuracy 1
     assert calibration_error([0.62, 0.68, 1.0], [True, False, True]) == pytest.approx(2 / 3 * 0.15)
     assert calibration_error([1.0, 1.0], [False, False]) == 1.0
+
+
+def test_latency_is_that_of_single_questions_with_its_spread(reader, world):
+    found = latency(reader, world.asked["test"], Evaluation())
+    assert 0 < found["time/latency_ms_p10"] <= found["time/latency_ms"] <= found["time/latency_ms_p90"]
+
+
+def test_batches_depend_on_the_questions_alone_and_are_not_small(reader):
+    sizes = [len(batch) for batch in Reader(reader.model, reader.tokenizer, reader.student, 64).batches([[1]] * 200)]
+    assert sizes == [25] * 8
+    assert [len(batch) for batch in reader.batches([[1]] * 11)] == [5, 5, 1]

@@ -1,9 +1,7 @@
 """The training loop: exact over ranks and micro-batches, stops before a step that would spoil the weights."""
 
-import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,22 +15,25 @@ from tinyllm_ray.student.loop import (
     NonFiniteLoss,
     learning_rate,
     make_optimizer,
+    make_replica,
     new_totals,
     step_examples,
     step_gradients,
     train,
 )
 from tinyllm_ray.student.model import load_student
-from tinyllm_ray.student.objective import StudentLoss
+from tinyllm_ray.student.objective import Term
 
 QUIET = Hooks(on_log=lambda step, values: None, on_step=lambda step, optimizer: None)
 WEIGHTS = [1.0, 0.5, 2.0]
+TERMS = [
+    Term(name, weight, (i,)) for i, (name, weight) in enumerate(zip(("label", "long", "short"), WEIGHTS, strict=True))
+]
 
 
-def gradients(model, features, indices, training):
-    module = StudentLoss(model)
-    totals = new_totals(features, torch.device("cpu"))
-    step_gradients(module, features, indices, training=training, weights=WEIGHTS, dtype="float32", totals=totals)
+def gradients(model, features, indices, training, shards=1):
+    replica, totals = make_replica(model, TERMS, shards=shards), new_totals(TERMS)
+    step_gradients(replica, features, indices, training=training, dtype="float32", seed=0, step=0, totals=totals)
     found = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
     model.zero_grad()
     return found, totals
@@ -50,32 +51,27 @@ def ready(world, experiment):
 
 def test_micro_batches_do_not_change_the_gradient(ready):
     model, features = ready
-    indices = step_examples(features, 0, training=Training(batch_size=8), weights=WEIGHTS, seed=0)
+    indices = step_examples(features, 0, training=Training(batch_size=8), terms=TERMS, seed=0)
     whole, _ = gradients(model, features, indices, Training(max_gradient_norm=None))
     small = Training(max_gradient_norm=None, micro_batch_tokens=90, micro_batch_examples=2)
     parts, _ = gradients(model, features, indices, small)
     assert (whole - parts).norm() / whole.norm() < 1e-5
 
 
-def test_two_ranks_with_four_rows_each_give_the_gradients_of_one_with_eight(world, ready, tmp_path):
+def test_shards_change_the_gradient_by_rounding_alone(ready):
     model, features = ready
-    training = Training(batch_size=8, max_gradient_norm=None)
-    indices = step_examples(features, 0, training=training, weights=WEIGHTS, seed=0)
+    indices = step_examples(features, 0, training=Training(batch_size=8), terms=TERMS, seed=0)
     lengths = features.examples[indices, 5]
     assert lengths.max() > 20 * lengths.min()
-    alone, totals = gradients(model, features, indices, training)
-
-    nothing = [0.0, 0.0, 0.0]
-    ranks = run_ranks(tmp_path, world.trial(), ranks=2, weights=[WEIGHTS, nothing])
-
-    for exact, masked in ranks:
-        assert (exact["gradient"] - alone).norm() / alone.norm() < 1e-5
-        assert exact["sums"] == pytest.approx(totals.sums.tolist(), rel=1e-5)
-        assert torch.count_nonzero(masked["gradient"]) == 0 and masked["sums"] == nothing
-    assert torch.equal(ranks[0][0]["gradient"], ranks[1][0]["gradient"])
+    whole, totals = gradients(model, features, indices, Training(max_gradient_norm=None))
+    for shards in (2, 3, 8):
+        parts, again = gradients(model, features, indices, Training(max_gradient_norm=None), shards)
+        assert (whole - parts).norm() / whole.norm() < 1e-5
+        assert again.sums.tolist() == pytest.approx(totals.sums.tolist(), rel=1e-5)
+        assert again.tokens.tolist() == totals.tokens.tolist() and again.real >= totals.real
 
 
-def test_a_batch_with_all_tasks_masked_leaves_a_gradient_of_zero(ready):
+def test_a_batch_with_all_components_masked_leaves_a_gradient_of_zero(ready):
     model, features = ready
     gradient, totals = gradients(model, features, np.zeros(0, np.int64), Training())
     assert torch.count_nonzero(gradient) == 0
@@ -134,15 +130,5 @@ def test_the_loop_imports_neither_ray_nor_mlflow():
 
 def run(model, features: Features, training: Training, *, seed=0, hooks=QUIET):
     optimizer = make_optimizer(model, training)
-    settings = {"training": training, "weights": WEIGHTS, "seed": seed, "dtype": "float32"}
+    settings = {"training": training, "terms": TERMS, "seed": seed, "dtype": "float32"}
     train(model, features, optimizer=optimizer, first_step=0, hooks=hooks, **settings)
-
-
-def run_ranks(folder: Path, trial, *, ranks, weights):
-    """Gradients and loss sums of the first step, from real processes that talk over gloo."""
-    job = {"trial": vars(trial), "ranks": ranks, "weights": weights, "folder": str(folder)}
-    (folder / "job.json").write_text(json.dumps(job))
-    script = Path(__file__).with_name("one_rank.py")
-    processes = [subprocess.Popen([sys.executable, script, folder / "job.json", str(rank)]) for rank in range(ranks)]
-    assert [process.wait(timeout=120) for process in processes] == [0] * ranks
-    return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(ranks)]

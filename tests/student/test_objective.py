@@ -16,9 +16,19 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from tinyllm_ray.data.arrays import Features
+from tinyllm_ray.schema import Loss
 from tinyllm_ray.student.batches import pack
-from tinyllm_ray.student.objective import StudentLoss, component_sums, token_losses
-from tinyllm_ray.student.packed import compile_student, decoder_start
+from tinyllm_ray.student.objective import (
+    StudentLoss,
+    Term,
+    objective,
+    term_sums,
+    terms_of,
+    token_counts,
+    used_components,
+)
+from tinyllm_ray.student.packed import compile_student, decoder_start, target_logits
 
 VOCABULARY = 97
 WEIGHTS = [1.0, 0.5, 3.0]
@@ -107,10 +117,10 @@ def padded(lists, fill):
 
 
 def our_gradients(model, parts, sources, counts):
-    weights = torch.tensor([weight / count for weight, count in zip(WEIGHTS, counts, strict=True)])
-    module, total = StudentLoss(model), 0.0
+    terms = [Term(f"component {i}", weight, (i,)) for i, weight in enumerate(WEIGHTS)]
+    module, total = StudentLoss(model, terms), 0.0
     for rows in parts:
-        loss, _ = module(packed(model, rows, sources), weights)
+        loss, _ = module(packed(model, rows, sources), counts)
         loss.backward()
         total += loss.item()
     return total, gradients(model)
@@ -146,22 +156,66 @@ def test_compiled_layers_give_the_same_loss(name):
     model = STUDENTS[name]().eval()
     sources, rows = sequences()
     batch = packed(model, rows, sources)
-    before = token_losses(model, batch)
+    before = target_logits(model, batch)
     compile_student(model)
-    torch.testing.assert_close(token_losses(model, batch), before, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(target_logits(model, batch), before, rtol=1e-4, atol=1e-5)
 
 
-def test_component_sums_equal_values_worked_out_by_hand():
-    losses = torch.tensor([1.0, 2.0, 4.0, 0.5])
-    sums, counts = component_sums(losses, torch.tensor([0, 2, 0, 2]), 3)
-    assert sums.tolist() == [5.0, 0.0, 2.5]
-    assert counts.tolist() == [2, 0, 2]
+def five_tokens():
+    """Three target tokens of component 0 and two of component 1, and logits by which each is worth log 2."""
+    batch = pack([np.array([5])], [0, 0], [np.array([1, 0, 1]), np.array([0, 1])], [0, 1], decoder_start=0)
+    return torch.zeros(5, 2), batch
+
+
+def test_the_objective_is_the_weighted_mean_over_the_tokens_of_the_global_batch():
+    logits, batch = five_tokens()
+    terms = [Term("label", 1.0, (0,)), Term("teacher", 0.5, (1,)), Term("nothing", 3.0, (2,))]
+    loss, sums = objective(logits, batch, terms=terms, counts=[6, 4, 0])  # half of the tokens are in another batch
+    assert sums.tolist() == pytest.approx([3 * math.log(2), 2 * math.log(2), 0])
+    assert loss.item() == pytest.approx(math.log(2) / 2 + 0.5 * math.log(2) / 2)
+
+
+def test_a_term_may_be_taken_over_several_components_and_compute_what_it_likes():
+    logits, batch = five_tokens()
+    calls = []
+
+    def label_values(logits, batch):
+        calls.append(1)
+        return batch.labels.float()
+
+    terms = [Term("all", 1.0, (0, 1), label_values), Term("second", 1.0, (1,), label_values)]
+    assert term_sums(logits, batch, terms).tolist() == [3.0, 1.0]
+    assert len(calls) == 1
+
+
+def test_terms_follow_the_configuration_by_name():
+    loss = Loss(
+        label_weight=0,
+        rationale_weights={"b": 2.0},
+        custom={"root": {"path": "torch:sqrt", "weight": 0.1}, "off": {"path": "torch:sqrt", "weight": 0}},
+    )
+    terms = terms_of(loss, ["label", "a", "b"])
+    assert [(term.name, term.weight, term.components) for term in terms] == [
+        ("label", 0, (0,)),
+        ("b", 2.0, (2,)),
+        ("root", 0.1, (2,)),
+    ]
+    assert terms[2].token_losses is torch.sqrt
+    assert used_components(terms) == [2]
+
+
+def test_tokens_are_counted_by_term():
+    examples = np.array([[0, 0, 0, 5, 5, 2], [0, 1, 0, 5, 7, 4], [1, 0, 11, 5, 16, 3]])
+    features = Features(np.zeros(19, np.int32), examples, np.array(["a", "b"]), ["label", "teacher"])
+    terms = [Term("label", 1.0, (0,)), Term("teacher", 1.0, (1,)), Term("both", 1.0, (0, 1))]
+    assert token_counts(features, np.array([0, 1]), terms) == [2, 4, 6]
+    assert token_counts(features, np.zeros(0, np.int64), terms) == [0, 0, 0]
 
 
 def test_the_loss_of_a_student_that_knows_nothing_is_the_log_of_the_vocabulary():
     model = t5()
     torch.nn.init.zeros_(model.shared.weight)  # tied: all logits are 0
     batch = pack([np.array([5, 6])], [0, 0], [np.array([7, 1]), np.array([8])], [0, 1], decoder_start=0)
-    loss, sums = StudentLoss(model)(batch, torch.tensor([1.0 / 2, 0.25 / 1]))
+    loss, sums = StudentLoss(model, [Term("label", 1.0, (0,)), Term("teacher", 0.25, (1,))])(batch, [2, 1])
     assert sums.tolist() == pytest.approx([2 * math.log(VOCABULARY), math.log(VOCABULARY)])
     assert loss.item() == pytest.approx(1.25 * math.log(VOCABULARY))

@@ -243,10 +243,6 @@ def _file_name(metric: str) -> str:
     return f"curve-{metric.replace('/', '-')}"
 
 
-def _latency(data: ReportData, trial: Trained) -> float | None:
-    return trial.metrics.get("time/latency_ms")
-
-
 def _parameters(data: ReportData, trial: Trained) -> float | None:
     return trial.metrics.get("result/parameters")
 
@@ -257,6 +253,5 @@ def _cost(data: ReportData, trial: Trained) -> float | None:
 
 COSTS = (
     ("parameters", "parameters of the student", _parameters),
-    ("latency", "milliseconds a question", _latency),
     ("cost", "device seconds of training", _cost),
 )

@@ -20,12 +20,13 @@ from tinyllm_ray.schema.run import (
     Tracking,
     Uniform,
 )
-from tinyllm_ray.schema.student import Evaluation, FromScratch, Lora, Loss, Student, Training, UseRationales
+from tinyllm_ray.schema.student import CustomTerm, Evaluation, FromScratch, Lora, Loss, Student, Training, UseRationales
 
 __all__ = [
     "LABEL",
     "Choice",
     "Columns",
+    "CustomTerm",
     "Dataset",
     "Endpoint",
     "Evaluation",
@@ -87,8 +88,17 @@ class Experiment(Section):
         unknown = sorted(set(self.loss.rationale_weights) - set(names))
         if unknown:
             raise ValueError(f"loss.rationale_weights: no teacher is named {unknown[0]!r}; the teachers are {names}")
+        for name, term in self.loss.custom.items():
+            if name in {LABEL, *names}:
+                raise ValueError(f"loss.custom: {name!r} is the name of a component; choose another")
+            strange = sorted(set(term.components or ()) - {LABEL, *names})
+            if strange:
+                raise ValueError(
+                    f"loss.custom.{name}.components: there is no component {strange[0]!r}; there is {[LABEL, *names]}"
+                )
+        elsewhere = any(term.weight and term.components for term in self.loss.custom.values())
         weights = [self.loss.label_weight, *(self.loss.rationale_weights.get(name, 1) for name in names)]
-        if self.training.steps and not any(weights):
+        if self.training.steps and not any(weights) and not elsewhere:
             raise ValueError(
                 "loss: all weights are zero; set loss.label_weight or one of loss.rationale_weights above 0"
             )

@@ -1,6 +1,6 @@
 """What is trained and how it is scored: `student`, `loss`, `training` and `evaluation`."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -53,11 +53,28 @@ class Student(Section):
         return dtype
 
 
+class CustomTerm(Section):
+    path: str = Field(
+        pattern=r"^\w+(\.\w+)*:\w+$",
+        description="`package.module:function`; the function takes the logits [tokens, vocabulary] and the batch, and "
+        "returns a loss for each target token [tokens]. The module must be importable where the student trains",
+    )
+    weight: float = Field(1.0, ge=0, description="factor of the mean of the token losses")
+    components: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="whose target tokens: `label` and names of teachers; null: all components that have a weight",
+    )
+
+
 class Loss(Section):
     label_weight: float = Field(1.0, ge=0, description="weight of the label component; the paper's gamma")
     rationale_weights: dict[str, float] = Field(
         default_factory=dict,
         description="weight of each teacher's component by its name, 1 where not named; the paper's alpha and beta",
+    )
+    custom: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], CustomTerm] = Field(
+        default_factory=dict, description="further terms of the loss, by the name that they have in metrics"
     )
 
     @model_validator(mode="after")
@@ -83,6 +100,12 @@ class Training(Section):
     use_rationales: UseRationales = Field(UseRationales(), description="which rationales the student is trained on")
     steps: int = Field(1000, ge=0, description="optimizer steps; 0 is inference only")
     batch_size: int = Field(16, ge=1, description="questions per optimizer step over all ranks")
+    shards: int | None = Field(
+        None,
+        ge=1,
+        description="parts of a step that are computed separately and added in a fixed order, so that fewer ranks give "
+        "the same bits; at least as many as ranks. null: the number of ranks that the training is started with",
+    )
     micro_batch_tokens: int = Field(4096, ge=1, description="padded tokens of one forward pass")
     micro_batch_examples: int = Field(64, ge=1, description="sequences of one forward pass at most")
     learning_rate: float = Field(5e-5, gt=0, description="AdamW's learning rate after the warmup")

@@ -22,6 +22,7 @@ from tinyllm_ray.data.arrays import (
     TARGET_START,
     Features,
 )
+from tinyllm_ray.student.shards import share_between
 
 
 @dataclass(frozen=True)
@@ -65,29 +66,20 @@ def _epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
 
 
 def active_examples(features: Features, rows: np.ndarray, active: Sequence[int]) -> np.ndarray:
-    """Example indices of the rows whose component has a weight."""
+    """Example indices of the rows, of the components in `active`."""
     indices = features.examples_of(rows)
     return indices[np.isin(features.examples[indices, COMPONENT], active)]
 
 
-def component_tokens(features: Features, indices: np.ndarray, components: int) -> np.ndarray:
-    """Target tokens of each component in a global batch; [components]."""
-    table = features.examples[indices]
-    return np.bincount(table[:, COMPONENT], weights=table[:, TARGET_LENGTH], minlength=components)
-
-
-def rank_share(features: Features, indices: np.ndarray, *, rank: int, ranks: int) -> np.ndarray:
-    """The rank's examples: rows dealt from the longest to whoever has least, so that ranks finish together."""
-    if ranks == 1:
-        return indices
+def shard_examples(features: Features, indices: np.ndarray, *, shards: int) -> list[np.ndarray]:
+    """The examples of each shard; a row's examples stay together, since they share their source."""
+    if shards == 1:
+        return [indices]
     table = features.examples[indices]
     rows, inverse = np.unique(table[:, ROW], return_inverse=True)
     cost = np.bincount(inverse, weights=table[:, SOURCE_LENGTH] + table[:, TARGET_LENGTH], minlength=len(rows))
-    load, owner = np.zeros(ranks), np.zeros(len(rows), dtype=np.int64)
-    for row in np.argsort(-cost, kind="stable"):
-        owner[row] = np.argmin(load)
-        load[owner[row]] += cost[row]
-    return indices[owner[inverse] == rank]
+    shard = share_between(cost, shards)[inverse]
+    return [indices[shard == number] for number in range(shards)]
 
 
 def micro_batches(features: Features, indices: np.ndarray, *, max_tokens: int, max_examples: int) -> list[np.ndarray]:
@@ -164,7 +156,12 @@ def _pack_pairs(
 def _pack_prompts(
     sources: Sequence[Any], which: Sequence[int], targets: Sequence[Any], components: Sequence[int]
 ) -> Batch:
-    """Decoder-only: prompt and target in one sequence; a token is predicted from the one before, prompts are masked."""
+    """Decoder-only: prompt and target in one sequence; a token is predicted from the one before, prompts are masked.
+
+    Prompt p0 p1 and target t0 t1:   source           p0 p1 t0      (the last target token predicts nothing)
+                                     label_positions      1  2
+                                     labels              t0 t1
+    """
     order = sorted(range(len(targets)), key=lambda i: -len(sources[which[i]]) - len(targets[i]))
     whole = [np.concatenate([sources[which[i]], targets[i][:-1]]) for i in order]
     lengths, targets_of = [len(ids) for ids in whole], [len(targets[i]) for i in order]
@@ -183,7 +180,12 @@ def _pack_prompts(
 
 
 def groups_of(lengths: Sequence[int]) -> list[Group]:
-    """Neighbouring sequences whose lengths differ little; `lengths` must fall."""
+    """Neighboring sequences whose lengths differ little; `lengths` must fall.
+
+    Lengths [3, 2, 1] lie on the flat axis as  a0 a1 a2 b0 b1 c0  and make two groups:
+        a, b   index  0 1 2   select  0 1 2 3 4     and, since c is much shorter,     c   index  5   select  0
+                      3 4 4   (position 5 of the six is padding: it repeats b's end and is not selected)
+    """
     groups, first, starts = [], 0, _starts(lengths)
     for end in range(1, len(lengths) + 1):
         if end == len(lengths) or lengths[end] < 0.9 * lengths[first] - 1:
@@ -193,7 +195,7 @@ def groups_of(lengths: Sequence[int]) -> list[Group]:
 
 
 def shuffled_rationales(features: Features, *, seed: int) -> Features:
-    """The control: each teacher's targets go round among that teacher's questions, so that none keeps its own."""
+    """The control: each teacher's targets are moved to other questions of that teacher, so that none keeps its own."""
     examples = np.array(features.examples)
     for component in range(1, len(features.components)):
         places = np.flatnonzero(examples[:, COMPONENT] == component)

@@ -1,48 +1,72 @@
-"""The weight of each component, and what would make a training pointless: UserError with the key to change."""
+"""What would make a training pointless or impossible: UserError with the key to change."""
 
-from collections.abc import Sequence
-
+import numpy as np
 import torch
 
-from tinyllm_ray.config import UserError
+from tinyllm_ray.config import UserError, with_overrides
 from tinyllm_ray.data.arrays import COMPONENT, Features
-from tinyllm_ray.schema import LABEL, Experiment, Loss
+from tinyllm_ray.schema import LABEL, Experiment
+from tinyllm_ray.student.objective import load_token_losses
 
 
-def component_weights(loss: Loss, components: Sequence[str]) -> list[float]:
-    """Weight of each component, in the order of `components`."""
-    weights = dict.fromkeys(components, 0.0) | loss.rationale_weights | {LABEL: loss.label_weight}
-    return [weights[component] for component in components]
+def with_shards(experiment: Experiment, ranks: int) -> Experiment:
+    """`training.shards: null` resolved: as many as the ranks that the training is declared with."""
+    if experiment.training.shards is not None:
+        return experiment
+    return with_overrides(experiment, {"training.shards": ranks})
 
 
 def check_ranks(experiment: Experiment, ranks: int, *, rows: int) -> None:
+    """Every rank needs a shard, and every shard a row of each step."""
+    shards = experiment.training.shards or ranks
     most = min(experiment.training.batch_size, rows)
-    if ranks > most:
+    if ranks > shards:
         raise UserError(
-            f"{ranks} ranks were asked for, but a step has {most} rows (training.batch_size "
-            f"{experiment.training.batch_size}, {rows} questions), so some would have nothing to do; lower "
-            "pools.student.workers or raise training.batch_size"
+            f"{ranks} ranks were asked for, but a step has {shards} shards, so some would have nothing to do; lower "
+            "pools.student.workers, or raise training.shards (null: as many as ranks)"
         )
+    if shards > most:
+        what = f"{ranks} ranks" if experiment.training.shards is None else f"training.shards {shards}"
+        raise UserError(
+            f"{what}: a step has {most} rows (training.batch_size {experiment.training.batch_size}, {rows} questions), "
+            "so some would have nothing to do; lower pools.student.workers or training.shards, or raise "
+            "training.batch_size"
+        )
+
+
+def check_terms(experiment: Experiment) -> None:
+    """Refuse a term whose function cannot be had."""
+    for name, term in experiment.loss.custom.items():
+        try:
+            found = load_token_losses(term.path)
+        except (ImportError, AttributeError) as error:
+            raise UserError(
+                f"loss.custom.{name}.path: {term.path} cannot be imported ({error}); it names a module on Python's "
+                "path and a function in it"
+            ) from None
+        if not callable(found):
+            raise UserError(f"loss.custom.{name}.path: {term.path} is no function")
 
 
 def check_weights(experiment: Experiment, features: Features) -> None:
     """Refuse a weight whose component has nothing to learn from."""
-    weights = {LABEL: experiment.loss.label_weight, **experiment.loss.rationale_weights}
-    for name, weight in weights.items():
-        key = "loss.label_weight" if name == LABEL else f"loss.rationale_weights.{name}"
-        if weight and name not in features.components:
-            raise UserError(
-                f"{key} is {weight}, but there is no rationale store of {name}; generate it first, or set {key} to 0"
-            )
-        if (
-            weight
-            and experiment.training.steps
-            and not (features.examples[:, COMPONENT] == features.components.index(name)).any()
-        ):
-            raise UserError(
-                f"{key} is {weight}, but {name} has no usable text for the train split; look at its store, "
-                f"or set {key} to 0"
-            )
+    loss = experiment.loss
+    wanted = {"loss.label_weight": (loss.label_weight, [LABEL])}
+    wanted |= {f"loss.rationale_weights.{name}": (weight, [name]) for name, weight in loss.rationale_weights.items()}
+    wanted |= {f"loss.custom.{name}.weight": (term.weight, term.components or []) for name, term in loss.custom.items()}
+    trained = set(np.unique(features.examples[:, COMPONENT]))
+    for key, (weight, names) in wanted.items():
+        for name in names if weight else []:
+            if name not in features.components:
+                raise UserError(
+                    f"{key} is {weight}, but there is no rationale store of {name}; generate it first, or set "
+                    f"{key} to 0"
+                )
+            if experiment.training.steps and features.components.index(name) not in trained:
+                raise UserError(
+                    f"{key} is {weight}, but {name} has no usable text for the train split; look at its store, "
+                    f"or set {key} to 0"
+                )
 
 
 def check_dtype(dtype: str, device: torch.device) -> None:

@@ -1,11 +1,13 @@
 """Scoring a student: questions in, metrics and Prediction rows out.
 
 Ranking takes the choice with the highest mean token log-likelihood; one encoder pass serves all choices of a question.
-Generation is batched by length and compared after `data.answers.normalize`.
+Generation is batched by length and compared after `tasks.choice.normalize`. Every rank calls these functions with the
+same arguments, computes its share of the batches and gets the whole; the batches do not depend on the ranks.
 """
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +23,14 @@ from tinyllm_ray.rows import Prediction, Question
 from tinyllm_ray.schema import Evaluation, Experiment, Student, Training
 from tinyllm_ray.student.batches import active_examples, collate, micro_batches, pack
 from tinyllm_ray.student.model import load_folder, parameter_count
-from tinyllm_ray.student.objective import component_sums, token_losses
-from tinyllm_ray.student.packed import decoder_start
+from tinyllm_ray.student.objective import Term, cross_entropy, term_sums, token_counts
+from tinyllm_ray.student.packed import decoder_start, padded_attention, target_logits
+from tinyllm_ray.student.shards import gather_dict, gather_rows, rank, share_between, world_size
 from tinyllm_ray.tasks.choice import extract_answer, normalize
 
 CALIBRATION_BINS = 10
-LATENCY_QUESTIONS = 5
+LATENCY_QUESTIONS, WARM_UP_QUESTIONS = 30, 5
+FEWEST_BATCHES, SMALLEST_BATCH = 8, 16  # enough batches that ranks finish together, none so small that it is slow
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,13 @@ class Reader:
         encoded = self.tokenizer.sources([student_input(prefix, question) for question in questions])
         return [self.tokenizer.cut(ids, self.student.max_input_tokens, target=False) for ids in encoded]
 
-    def batches(self, sources: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Positions of `sources`, longest first, in batches."""
+    def batches(self, sources: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Positions of `sources`, longest first, in batches: those that this rank computes."""
         order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
-        return [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]
+        size = min(self.batch_size, max(SMALLEST_BATCH, math.ceil(len(order) / FEWEST_BATCHES)))
+        parts = [order[first : first + size] for first in range(0, len(order), size)]
+        owner = share_between([sum(len(sources[i]) for i in part) for part in parts], world_size())
+        yield from (part for part, owned_by in zip(parts, owner, strict=True) if owned_by == rank())
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.student.dtype == "bfloat16")
@@ -75,9 +82,7 @@ def evaluate(
         rationale_prefixes=rationale_prefixes or {},
         rationale_questions=rationale_questions,
     )
-    metrics = _metrics(predictions, questions, evaluation)
-    metrics["time/latency_ms"] = _latency_ms(reader, questions, evaluation)
-    return metrics, predictions
+    return _metrics(predictions, questions, evaluation), predictions
 
 
 def answer_questions(
@@ -124,6 +129,8 @@ def evaluate_folder(folder: str, experiment: Experiment, *, questions: str) -> d
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     asked = read_questions(questions)
     metrics, _ = evaluate(model, tokenizer, questions=asked, student=student, evaluation=experiment.evaluation)
+    reader = Reader(model, tokenizer, student, experiment.evaluation.batch_size)
+    metrics |= latency(reader, asked, experiment.evaluation)
     return {**metrics, "questions": len(asked), "parameters": parameter_count(model)}
 
 
@@ -131,29 +138,30 @@ def evaluate_folder(folder: str, experiment: Experiment, *, questions: str) -> d
 def choice_scores(reader: Reader, questions: Sequence[Question]) -> list[list[float]]:
     """Mean token log-likelihood of each choice's text, with its end mark, as an answer."""
     sources = reader.sources(reader.student.label_prefix, questions)
-    scores: list[list[float]] = [[] for _ in questions]
+    scores: dict[int, list[float]] = {}
     start = decoder_start(reader.model)
     for places in reader.batches(sources):
         texts = [choice for place in places for choice in questions[place].choices]
         which = [i for i, place in enumerate(places) for _ in questions[place].choices]
         targets = reader.tokenizer.targets(texts)
         batch = pack([sources[place] for place in places], which, targets, [0] * len(targets), decoder_start=start)
+        batch = batch.to(reader.device)
         with reader.autocast():
-            losses = token_losses(reader.model, batch.to(reader.device))
-        sums, counts = component_sums(losses, batch.examples.to(reader.device), len(targets))
+            losses = cross_entropy(target_logits(reader.model, batch), batch)
+        sums = torch.zeros(len(targets), device=reader.device).index_add(0, batch.examples, losses)
+        counts = torch.bincount(batch.examples, minlength=len(targets))
         for source, mean in zip(which, (-sums / counts).tolist(), strict=True):
-            scores[places[source]].append(mean)
-    return scores
+            scores.setdefault(places[source], []).append(mean)
+    every = gather_dict(scores)
+    return [every[i] for i in range(len(questions))]
 
 
 @torch.inference_mode()
 def generate(reader: Reader, questions: Sequence[Question], *, prefix: str, max_new_tokens: int) -> list[str]:
     """Greedy continuation of each question's input."""
     sources = reader.sources(prefix, questions)
-    texts = [""] * len(questions)
+    texts: dict[int, str] = {}
     tokenizer = reader.tokenizer
-    if not tokenizer.encoder_decoder:
-        reader.model.set_attn_implementation("sdpa")  # padded here
     for places in reader.batches(sources):
         longest = len(sources[places[0]])
         ids = torch.full((len(places), longest), tokenizer.pad)  # [B, S]
@@ -163,20 +171,21 @@ def generate(reader: Reader, questions: Sequence[Question], *, prefix: str, max_
             span = slice(0, length) if tokenizer.encoder_decoder else slice(longest - length, longest)
             ids[row, span] = torch.tensor(sources[place])
             mask[row, span] = 1
-        special = {"eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
-        with reader.autocast():
+        with reader.autocast(), padded_attention(reader.model):
             output = reader.model.generate(
                 input_ids=ids.to(reader.device),
                 attention_mask=mask.to(reader.device),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 num_beams=1,
-                **special,
+                eos_token_id=tokenizer.eos,
+                pad_token_id=tokenizer.pad,
             )
         new = output if tokenizer.encoder_decoder else output[:, longest:]
         for place, row in zip(places, new.tolist(), strict=True):
             texts[place] = tokenizer.decode(row)
-    return texts
+    every = gather_dict(texts)
+    return [every[i] for i in range(len(questions))]
 
 
 @torch.inference_mode()
@@ -184,27 +193,41 @@ def validation_losses(
     model: nn.Module,
     features: Features,
     *,
-    weights: Sequence[float],
+    terms: Sequence[Term],
     training: Training,
     dtype: str,
     max_rows: int | None,
 ) -> dict[str, float]:
-    """`eval/loss/<component>` of the label and of every component that has a weight and targets here."""
+    """`eval/loss/<term>` of every term that has targets here; this split's targets are gold answers."""
     model.eval()
     device = next(model.parameters()).device
     rows = np.arange(len(features.question_ids))[:max_rows]
-    indices = active_examples(
-        features, rows, [component for component, weight in enumerate(weights) if weight or not component]
+    indices = active_examples(features, rows, sorted({i for term in terms for i in term.components}))
+    parts = micro_batches(
+        features, indices, max_tokens=training.micro_batch_tokens, max_examples=training.micro_batch_examples
     )
-    limits = {"max_tokens": training.micro_batch_tokens, "max_examples": training.micro_batch_examples}
-    sums, counts = torch.zeros(len(weights), device=device), torch.zeros(len(weights), device=device)
-    for part in micro_batches(features, indices, **limits):
-        batch = collate(features, part, decoder_start=decoder_start(model)).to(device)
+    owner = share_between([float(features.examples[part][:, [3, 5]].sum()) for part in parts], world_size())
+    sums = torch.zeros(len(parts), len(terms), dtype=torch.float64, device=device)
+    for number in np.flatnonzero(owner == rank()):
+        batch = collate(features, parts[number], decoder_start=decoder_start(model)).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-            part_sums, part_counts = component_sums(token_losses(model, batch), batch.components, len(weights))
-        sums, counts = sums + part_sums, counts + part_counts
-    means = (sums / counts).tolist()
-    return {f"eval/loss/{component}": means[i] for i, component in enumerate(features.components) if counts[i]}
+            sums[number] = term_sums(target_logits(model, batch), batch, terms)
+    totals, counts = gather_rows(sums).sum(0).tolist(), token_counts(features, indices, terms)
+    return {f"eval/loss/{t.name}": total / n for t, total, n in zip(terms, totals, counts, strict=True) if n}
+
+
+def latency(reader: Reader, questions: Sequence[Question], evaluation: Evaluation) -> dict[str, float]:
+    """Milliseconds to answer one question on its own, the way that counts: median and 10% and 90% quantiles."""
+    times = []
+    for question in [*questions[:WARM_UP_QUESTIONS], *questions[:LATENCY_QUESTIONS]]:
+        started = time.perf_counter()
+        if evaluation.by == "generation":
+            generate(reader, [question], prefix=reader.student.label_prefix, max_new_tokens=evaluation.max_new_tokens)
+        else:
+            choice_scores(reader, [question])
+        times.append(1000 * (time.perf_counter() - started))
+    low, middle, high = np.quantile(times[min(WARM_UP_QUESTIONS, len(questions)) :], [0.1, 0.5, 0.9]).tolist()
+    return {"time/latency_ms": middle, "time/latency_ms_p10": low, "time/latency_ms_p90": high}
 
 
 def calibration_error(confidences: Sequence[float], correct: Sequence[bool]) -> float:
@@ -241,16 +264,3 @@ def _metrics(
         unread = [not extract_answer(row.generated, q.choices) for row, q in zip(predictions, questions, strict=True)]
         metrics |= {"eval/exact_match": float(np.mean(matches)), "eval/unparsable": float(np.mean(unread))}
     return metrics
-
-
-def _latency_ms(reader: Reader, questions: Sequence[Question], evaluation: Evaluation) -> float:
-    """Median time of one question on its own, answered the way that counts."""
-    times = []
-    for question in questions[:LATENCY_QUESTIONS]:
-        started = time.perf_counter()
-        if evaluation.by == "generation":
-            generate(reader, [question], prefix=reader.student.label_prefix, max_new_tokens=evaluation.max_new_tokens)
-        else:
-            choice_scores(reader, [question])
-        times.append(1000 * (time.perf_counter() - started))
-    return float(np.median(times))

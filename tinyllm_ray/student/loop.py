@@ -1,18 +1,17 @@
 """The training loop in plain PyTorch: features, a student and the `training` section in, a trained student out.
 
-A step is a pure function of (seed, step): its rows, and with them the token count of each component over all ranks,
-follow from the memory-mapped features without communication. So neither micro-batches nor ranks change the gradient.
+A step is a function of (seed, step): its rows, their division into shards, and with them the token count of each term
+follow from the memory-mapped features without communication. Neither micro-batches nor ranks change the gradient.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from tinyllm_ray.data.arrays import TARGET_LENGTH, Features
@@ -21,12 +20,12 @@ from tinyllm_ray.student.batches import (
     active_examples,
     batch_rows,
     collate,
-    component_tokens,
     micro_batches,
-    rank_share,
+    shard_examples,
 )
-from tinyllm_ray.student.objective import StudentLoss
+from tinyllm_ray.student.objective import StudentLoss, Term, token_counts, used_components
 from tinyllm_ray.student.packed import compile_student, decoder_start
+from tinyllm_ray.student.shards import GradientSum, gather_rows, rank, shards_of, tree_sum, world_size
 
 if TYPE_CHECKING:  # a machine that only runs the step needs no Pydantic
     from tinyllm_ray.schema import Training
@@ -40,14 +39,25 @@ class NonFiniteLoss(RuntimeError):
 
 @dataclass
 class Totals:
-    """What is summed up between two log lines."""
+    """What is summed up between two log lines, over all ranks."""
 
-    sums: torch.Tensor  # [C]
-    tokens: np.ndarray  # [C]
+    sums: torch.Tensor  # float64 [T]: token losses of each term
+    tokens: np.ndarray  # int64 [T]
+    trained: int = 0  # target tokens
     processed: int = 0
     real: int = 0
     steps: int = 0
     started: float = 0.0
+
+
+@dataclass(frozen=True)
+class Replica:
+    """The student on this rank, and how its gradients are added to the others'."""
+
+    module: nn.Module  # a StudentLoss, in DistributedDataParallel where there are several ranks
+    model: nn.Module
+    terms: Sequence[Term]
+    gradients: GradientSum
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,7 @@ def train(
     features: Features,
     *,
     training: "Training",
-    weights: list[float],  # by component
+    terms: Sequence[Term],
     seed: int,
     optimizer: torch.optim.Optimizer,
     first_step: int,
@@ -90,105 +100,131 @@ def train(
         model.gradient_checkpointing_enable()
     if training.compile:
         compile_student(model)
-    device = next(model.parameters()).device
-    module: nn.Module = StudentLoss(model)
-    if world_size() > 1:
-        module = nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
-    totals = new_totals(features, device)
+    replica = make_replica(model, terms, shards=training.shards or world_size())
+    totals = new_totals(terms)
     for step in range(first_step, training.steps):
         model.train()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, training)
-        seed_generators(seed, step)
-        indices = step_examples(features, step, training=training, weights=weights, seed=seed)
-        norm = step_gradients(module, features, indices, training=training, weights=weights, dtype=dtype, totals=totals)
+        indices = step_examples(features, step, training=training, terms=terms, seed=seed)
+        norm = step_gradients(
+            replica, features, indices, training=training, dtype=dtype, seed=seed, step=step, totals=totals
+        )
         _check_finite(norm, totals, features, indices, step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         done = step + 1
         if done % training.log_every_steps == 0 or done == training.steps:
-            hooks.on_log(done, _metrics(totals, features, weights, norm, learning_rate(step, training)))
-            totals = new_totals(features, device)
+            hooks.on_log(done, _metrics(totals, terms, norm, learning_rate(step, training)))
+            totals = new_totals(terms)
         hooks.on_step(done, optimizer)
 
 
+def make_replica(model: nn.Module, terms: Sequence[Term], *, shards: int) -> Replica:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    module: nn.Module = StudentLoss(model, terms)
+    gradients = GradientSum(trained, shards=shards)
+    if world_size() > 1:
+        module = nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        module.register_comm_hook(None, gradients.hook)  # adds up where DDP's own way would take the mean
+    return Replica(module, model, terms, gradients)
+
+
 def step_examples(
-    features: Features, step: int, *, training: "Training", weights: list[float], seed: int
+    features: Features, step: int, *, training: "Training", terms: Sequence[Term], seed: int
 ) -> np.ndarray:
-    """Examples of the global batch whose component has a weight."""
+    """Examples of the global batch that some term is taken over."""
     rows = batch_rows(step, rows=len(features.question_ids), batch_size=training.batch_size, seed=seed)
-    return active_examples(features, rows, [component for component, weight in enumerate(weights) if weight])
+    return active_examples(features, rows, used_components(terms))
 
 
-def trained_tokens(features: Features, training: "Training", weights: list[float], *, seed: int) -> int:
+def trained_tokens(features: Features, training: "Training", terms: Sequence[Term], *, seed: int) -> int:
     """Target tokens of the whole training; like a step, a function of the seed alone."""
-    steps = (step_examples(features, i, training=training, weights=weights, seed=seed) for i in range(training.steps))
+    steps = (step_examples(features, i, training=training, terms=terms, seed=seed) for i in range(training.steps))
     return int(sum(features.examples[indices, TARGET_LENGTH].sum() for indices in steps))
 
 
 def step_gradients(
-    module: nn.Module,
+    replica: Replica,
     features: Features,
     indices: np.ndarray,
     *,
     training: "Training",
-    weights: list[float],
     dtype: str,
+    seed: int,
+    step: int,
     totals: Totals,
 ) -> torch.Tensor:
     """Leave the gradient of the global batch in the parameters, clipped; returns its norm before that."""
-    model = (module.module if world_size() > 1 else module).model
-    device = totals.sums.device
-    tokens = component_tokens(features, indices, len(weights))
-    # DistributedDataParallel averages over the ranks, but the token counts are already those of all ranks.
-    scale = [world_size() * weight / count if count else 0.0 for weight, count in zip(weights, tokens, strict=True)]
-    token_weights = torch.tensor(scale, device=device)
-    share = rank_share(features, indices, rank=rank(), ranks=world_size())
-    limits = {"max_tokens": training.micro_batch_tokens, "max_examples": training.micro_batch_examples}
-    parts = micro_batches(features, share, **limits)
-    if not parts:  # nothing to learn from here, but the other ranks wait for this rank's gradients
-        parts, token_weights = [np.zeros(1, np.int64)], torch.zeros_like(token_weights)
-    sums = torch.zeros_like(totals.sums)
-    for number, part in enumerate(parts):
-        batch = collate(features, part, decoder_start=decoder_start(model)).to(device)
-        if isinstance(module, nn.parallel.DistributedDataParallel):
-            module.require_backward_grad_sync = number == len(parts) - 1
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-            loss, part_sums = module(batch, token_weights)
-        loss.backward()
-        sums += part_sums * (token_weights > 0)
-        _count(totals, batch)
-    if world_size() > 1:
-        dist.all_reduce(sums)
-    totals.sums += sums
-    totals.tokens += tokens
+    shards = replica.gradients.shards
+    examples = shard_examples(features, indices, shards=shards)
+    counts = token_counts(features, indices, replica.terms)
+    mine = shards_of(rank(), ranks=world_size(), shards=shards)
+    rows = torch.zeros(
+        shards, len(replica.terms) + 2, dtype=torch.float64, device=next(replica.model.parameters()).device
+    )
+    for shard in mine:
+        seed_generators(seed, step, shard)
+        exchange = shard == mine[-1] and world_size() > 1
+        parts = micro_batches(
+            features,
+            examples[shard],
+            max_tokens=training.micro_batch_tokens,
+            max_examples=training.micro_batch_examples,
+        )
+        rows[shard] = _backward(replica, features, parts, counts=counts, exchange=exchange, dtype=dtype)
+        if not exchange:
+            replica.gradients.put_aside(shard)
+    replica.gradients.finish()
+    *sums, real, processed = tree_sum(gather_rows(rows)).unbind()
+    totals.sums += torch.stack(sums).cpu()
+    totals.tokens += counts
+    totals.trained += int(features.examples[indices, TARGET_LENGTH].sum())
+    totals.real += int(real)
+    totals.processed += int(processed)
     totals.steps += 1
     limit = training.max_gradient_norm
-    return nn.utils.clip_grad_norm_(module.parameters(), math.inf if limit is None else limit)
+    return nn.utils.clip_grad_norm_(replica.gradients.parameters, math.inf if limit is None else limit)
 
 
-def seed_generators(seed: int, step: int) -> None:
-    """Dropout depends on (seed, step, rank) alone, so a resumed run goes on exactly as the first would have."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank())).generate_state(1, np.uint64)[0] >> 1))
+def _backward(
+    replica: Replica, features: Features, parts: Sequence[np.ndarray], *, counts: list[int], exchange: bool, dtype: str
+) -> torch.Tensor:
+    """One shard's backward passes. Returns each term's sum, then the real and the computed positions; [T + 2].
+
+    With `exchange` the last of them adds up the gradients of all ranks; a shard without examples then computes one
+    for the others' sake and counts for nothing.
+    """
+    device = next(replica.model.parameters()).device
+    result = torch.zeros(len(replica.terms) + 2, dtype=torch.float64, device=device)
+    replica.gradients.last_is_empty = not parts
+    for number, part in enumerate(parts or ([np.zeros(1, np.int64)] if exchange else [])):
+        batch = collate(features, part, decoder_start=decoder_start(replica.model)).to(device)
+        if isinstance(replica.module, nn.parallel.DistributedDataParallel):
+            replica.module.require_backward_grad_sync = exchange and number >= len(parts) - 1
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss, sums = replica.module(batch, counts if parts else [0] * len(counts))
+        loss.backward()
+        if parts:
+            result += torch.cat([sums.double(), torch.tensor(_positions(batch), dtype=torch.float64, device=device)])
+    return result
 
 
-def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+def seed_generators(seed: int, step: int, shard: int) -> None:
+    """Dropout depends on (seed, step, shard) alone: neither a restart nor the number of ranks changes it."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, shard)).generate_state(1, np.uint64)[0] >> 1))
 
 
-def world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+def new_totals(terms: Sequence[Term]) -> Totals:
+    return Totals(
+        torch.zeros(len(terms), dtype=torch.float64), np.zeros(len(terms), np.int64), started=time.perf_counter()
+    )
 
 
-def new_totals(features: Features, device: torch.device) -> Totals:
-    count = len(features.components)
-    return Totals(torch.zeros(count, device=device), np.zeros(count), started=time.perf_counter())
-
-
-def _count(totals: Totals, batch: Batch) -> None:
-    """Positions that attention computes, real and with its groups' padding; all else runs on real tokens only."""
-    totals.real += len(batch.source) + (0 if batch.decoder_input is None else len(batch.decoder_input))
-    totals.processed += sum(group.index.numel() for group in [*batch.source_groups, *batch.target_groups])
+def _positions(batch: Batch) -> tuple[int, int]:
+    """Real positions, and those that attention computes with its groups' padding; all else runs on real ones only."""
+    real = len(batch.source) + (0 if batch.decoder_input is None else len(batch.decoder_input))
+    return real, sum(group.index.numel() for group in [*batch.source_groups, *batch.target_groups])
 
 
 def _check_finite(norm: torch.Tensor, totals: Totals, features: Features, indices: np.ndarray, step: int) -> None:
@@ -202,22 +238,19 @@ def _check_finite(norm: torch.Tensor, totals: Totals, features: Features, indice
     )
 
 
-def _metrics(
-    totals: Totals, features: Features, weights: list[float], norm: torch.Tensor, rate: float
-) -> dict[str, float]:
+def _metrics(totals: Totals, terms: Sequence[Term], norm: torch.Tensor, rate: float) -> dict[str, float]:
     """Means over the steps since the last log line."""
-    sums = totals.sums.tolist()
     means = {
-        component: sums[i] / totals.tokens[i] for i, component in enumerate(features.components) if totals.tokens[i]
+        term.name: total / count
+        for term, total, count in zip(terms, totals.sums.tolist(), totals.tokens, strict=True)
+        if count
     }
-    losses: dict[str, Any] = {f"train/loss/{component}": mean for component, mean in means.items()}
-    total = sum(weights[i] * means[component] for i, component in enumerate(features.components) if component in means)
     return {
-        "train/loss": total,
-        **losses,
+        "train/loss": sum(term.weight * means[term.name] for term in terms if term.name in means),
+        **{f"train/loss/{name}": mean for name, mean in means.items()},
         "train/learning_rate": rate,
         "train/gradient_norm": norm.item(),
         "time/step_ms": 1000 * (time.perf_counter() - totals.started) / totals.steps,
-        "tokens/real_share": totals.real / totals.processed,
-        "tokens/trained": float(totals.tokens.sum()),
+        "tokens/real_share": totals.real / max(1, totals.processed),
+        "tokens/trained": float(totals.trained),
     }

@@ -5,7 +5,8 @@ padding; attention runs in groups of similar length. The modules and weights are
 Legend: N flat source tokens, M flat target tokens, D width, H heads, K a head's width, L group length, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,15 +30,33 @@ def decoder_start(model: nn.Module) -> int | None:
     return model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
 
 
-def use_packed_attention(model: nn.Module) -> None:
-    """Let a decoder-only student attend by groups, for good: checkpointed layers run again in the backward pass."""
+@contextmanager
+def padded_attention(model: nn.Module) -> Iterator[None]:
+    """Within it a decoder-only student attends to padded batches, as `generate` makes them."""
+    before = model.config._attn_implementation
+    if not model.config.is_encoder_decoder:
+        model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        if not model.config.is_encoder_decoder:
+            model.set_attn_implementation(before)
+
+
+def _use_packed_attention(model: nn.Module) -> None:
+    """Let a decoder-only student attend by groups. It stays so after the forward pass, since checkpointed layers run
+    once more in the backward pass; only `padded_attention` turns it off for a while."""
     if model.config._attn_implementation != ATTENTION:
         from transformers import AttentionInterface
         from transformers.masking_utils import AttentionMaskInterface
 
         AttentionInterface.register(ATTENTION, _decoder_attention)
-        AttentionMaskInterface.register(ATTENTION, lambda *_, **__: None)
+        AttentionMaskInterface.register(ATTENTION, _no_mask)
         model.set_attn_implementation(ATTENTION)
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """The groups hold what a mask would say."""
 
 
 def compile_student(model: nn.Module) -> None:
@@ -49,7 +68,7 @@ def compile_student(model: nn.Module) -> None:
 
 def _decoder_hidden(model: nn.Module, batch: Batch) -> torch.Tensor:
     """[M, D] of a decoder-only student, by its own forward pass with our attention."""
-    use_packed_attention(model)
+    _use_packed_attention(model)
     hidden = model.base_model(
         input_ids=batch.source[None],
         position_ids=batch.positions[None],

@@ -3,13 +3,13 @@
 A trial's folder is its own state: a finished one returns its result, an unfinished one goes on from its checkpoint.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import yaml
 from torch import nn
 
@@ -24,13 +24,17 @@ from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student import records
 from tinyllm_ray.student.batches import shuffled_rationales
 from tinyllm_ray.student.checkpoint import load_checkpoint, newest_step, save_checkpoint
-from tinyllm_ray.student.checks import check_dtype, check_ranks, check_weights, component_weights
+from tinyllm_ray.student.checks import check_dtype, check_ranks, check_terms, check_weights, with_shards
 from tinyllm_ray.student.evaluate import evaluate, validation_losses
-from tinyllm_ray.student.loop import Hooks, make_optimizer, rank, train, trained_tokens, world_size
+from tinyllm_ray.student.loop import Hooks, make_optimizer, train, trained_tokens
 from tinyllm_ray.student.model import load_student, merge_lora, parameter_count
+from tinyllm_ray.student.objective import Term, terms_of
 from tinyllm_ray.student.predict import answering_of
+from tinyllm_ray.student.shards import rank
 
 Report = Callable[[dict[str, Any]], None]
+SCORE_NAMES = {"validation": "eval", "test": "test"}
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,30 +58,29 @@ class Run:
     model: nn.Module
     tokenizer: StudentTokenizer
     features: Features
-    weights: list[float]  # by component
+    terms: list[Term]
     recorder: records.Recorder | None  # rank 0 only
     report: Report
     last: dict[str, Any] | None = None  # the latest evaluation
     scored: tuple[dict[str, float], list[Prediction]] | None = None  # the same, with its predictions
+    scoring_s: float = 0.0
 
 
 def run_trial(trial: Trial, *, report: Report) -> dict[str, Any]:
     """Train, score and save in this process. `report` gets every evaluation, those of an earlier try first; what it
     raises stops the trial, which a later call continues."""
-    return _run(trial, report=report, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return run_rank(trial, with_shards(validate(trial.experiment), 1), report=report, device=device)
 
 
-def run_trial_ddp(trial: Trial, *, report_callback: Any = None) -> dict[str, Any]:
-    """The same on several ranks under Ray Train: all of the student pool, or `search.ranks_per_trial` within a search,
-    whose `report_callback` carries the reports to Tune."""
+def run_trial_ddp(trial: Trial, *, ranks: int, report_callback: Any = None) -> dict[str, Any]:
+    """The same on several ranks under Ray Train; within a search, `report_callback` carries the reports to Tune."""
     from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchTrainer
 
     from tinyllm_ray.cluster import pools
 
-    experiment = validate(trial.experiment)
-    pool = experiment.pools.student
-    ranks = experiment.search.ranks_per_trial if report_callback else pool.workers
+    experiment = with_shards(validate(trial.experiment), ranks)
     features = open_features(trial.features, "train")
     check_ranks(experiment, ranks, rows=len(features.question_ids))
     check_weights(experiment, features)  # here too, where the message reaches the user
@@ -85,8 +88,8 @@ def run_trial_ddp(trial: Trial, *, report_callback: Any = None) -> dict[str, Any
     if done is None:
         TorchTrainer(
             _worker,
-            train_loop_config=asdict(trial),
-            scaling_config=pools.scaling_config(pool, ranks),
+            train_loop_config={**asdict(trial), "experiment": experiment.model_dump(mode="json")},
+            scaling_config=pools.scaling_config(experiment.pools.student, ranks),
             run_config=RunConfig(
                 name=f"{trial.key}-{time.time_ns()}",
                 storage_path=storage.join(trial.dir, "ray_train"),
@@ -104,42 +107,49 @@ def _worker(config: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    _run(Trial(**config), report=ray.train.report, device=ray.train.torch.get_device())
+    experiment = validate(config["experiment"])
+    run_rank(Trial(**config), experiment, report=ray.train.report, device=ray.train.torch.get_device())
 
 
-def _run(trial: Trial, *, report: Report, device: torch.device) -> dict[str, Any]:
+def run_rank(trial: Trial, experiment: Experiment, *, report: Report, device: torch.device) -> dict[str, Any]:
+    """What each rank does, alone or in the process group that it is in; `experiment.training.shards` is resolved."""
     started = time.time()
     done = _result(trial)
     for row in records.read_evaluations(trial.dir) if done else []:
         report(row)
     if done:
         return done
-    run, optimizer, first_step = _start(trial, report, device)
-    training = run.experiment.training
+    run, optimizer, first_step = _start(trial, experiment, report, device)
+    training = experiment.training
     train_started = time.time()
     hooks = Hooks(on_log=lambda step, values: _log(run, step, values), on_step=lambda *args: _after_step(run, *args))
-    common = {"training": training, "weights": run.weights, "seed": trial.seed, "dtype": run.experiment.student.dtype}
-    train(run.model, run.features, optimizer=optimizer, first_step=first_step, hooks=hooks, **common)
+    train(
+        run.model,
+        run.features,
+        training=training,
+        terms=run.terms,
+        seed=trial.seed,
+        optimizer=optimizer,
+        first_step=first_step,
+        dtype=experiment.student.dtype,
+        hooks=hooks,
+    )
     if training.steps == 0:
         _after_step(run, 0, optimizer)
-    train_s = time.time() - train_started
-    result = {"key": trial.key, "seed": trial.seed, "method": training.method, "steps": training.steps}
-    if rank() == 0:
-        times = {"train_s": round(train_s, 3), "started": started}
-        result = _finish(run, result, times)
-    if world_size() > 1:
-        dist.barrier()
-    return result
+    return _finish(run, train_s=round(time.time() - train_started, 3), started=started)
 
 
-def _start(trial: Trial, report: Report, device: torch.device) -> tuple[Run, torch.optim.Optimizer, int]:
-    experiment = validate(trial.experiment)
+def _start(
+    trial: Trial, experiment: Experiment, report: Report, device: torch.device
+) -> tuple[Run, torch.optim.Optimizer, int]:
     check_dtype(experiment.student.dtype, device)
+    check_terms(experiment)
+    for name, term in experiment.loss.custom.items():
+        log.info("the loss has the term %s from outside this package: %s", name, term.path)
     torch.set_num_threads(max(1, int(experiment.pools.student.cpus_per_worker)))
     model, tokenizer = load_student(experiment.student, tokenizer_folder=trial.tokenizer, seed=trial.seed)
     model.to(device)
     features = open_features(trial.features, "train")
-    weights = component_weights(experiment.loss, features.components)
     check_weights(experiment, features)
     if experiment.training.shuffle_rationales:
         features = shuffled_rationales(features, seed=trial.seed)
@@ -153,7 +163,8 @@ def _start(trial: Trial, report: Report, device: torch.device) -> tuple[Run, tor
         config = yaml.safe_dump(public(experiment), sort_keys=False)
         storage.write_bytes(storage.join(trial.dir, "config.yaml"), config.encode())
         recorder = records.Recorder(trial.dir, first_step=first_step)
-    run = Run(trial, experiment, model, tokenizer, features, weights, recorder, report)
+    terms = terms_of(experiment.loss, features.components)
+    run = Run(trial, experiment, model, tokenizer, features, terms, recorder, report)
     for row in [row for row in records.read_evaluations(trial.dir) if row["step"] <= first_step]:
         report(row)
     return run, optimizer, first_step
@@ -174,7 +185,7 @@ def _after_step(run: Run, step: int, optimizer: torch.optim.Optimizer) -> None:
     training = run.experiment.training
     last = step == training.steps
     evaluates = step % training.eval_every_steps == 0 or last
-    if run.recorder and evaluates:
+    if evaluates:
         _evaluate(run, step)
     if run.recorder and (step % training.checkpoint_every_steps == 0 or last):
         save_checkpoint(storage.join(run.trial.dir, "checkpoints"), step, model=run.model, optimizer=optimizer)
@@ -188,47 +199,58 @@ def _questions(run: Run, split: str) -> list[Question]:
 
 
 def _evaluate(run: Run, step: int) -> None:
-    """Score the validation questions and keep the row."""
+    """Score the validation questions, each rank its share, and keep the row."""
     experiment = run.experiment
     most = experiment.evaluation.max_questions
     questions = _questions(run, "validation")[:most]
     values: dict[str, Any] = {"parameters": parameter_count(run.model)}
     if questions:
-        settings = {"student": experiment.student, "evaluation": experiment.evaluation}
-        run.scored = evaluate(run.model, run.tokenizer, questions=questions, **settings)
+        began = time.time()
+        run.scored = evaluate(
+            run.model,
+            run.tokenizer,
+            questions=questions,
+            student=experiment.student,
+            evaluation=experiment.evaluation,
+        )
         losses = validation_losses(
             run.model,
             open_features(run.trial.features, "validation"),
-            weights=run.weights,
+            terms=run.terms,
             training=experiment.training,
             dtype=experiment.student.dtype,
             max_rows=most,
         )
         values |= run.scored[0] | losses
-    run.recorder.evaluation(step, values)
+        run.scoring_s += time.time() - began
+    if run.recorder:
+        run.recorder.evaluation(step, values)
     run.last = {"step": step, **values}
 
 
-def _finish(run: Run, result: dict[str, Any], times: dict[str, float]) -> dict[str, Any]:
-    """Score validation and test, write predictions, the model and, last, the result."""
+def _finish(run: Run, *, train_s: float, started: float) -> dict[str, Any]:
+    """Score validation and test on all ranks; on the first, write predictions, the model and, last, the result."""
     trial, experiment = run.trial, run.experiment
+    training, steps = experiment.training, experiment.training.steps
     if experiment.student.lora:
         merge_lora(run.model)
+    result = {"key": trial.key, "seed": trial.seed, "method": training.method, "steps": steps}
     result |= {"parameters": parameter_count(run.model), "device": _device_name(run.model)}
-    result["trained_tokens"] = trained_tokens(run.features, experiment.training, run.weights, seed=trial.seed)
+    result["trained_tokens"] = trained_tokens(run.features, training, run.terms, seed=trial.seed)
     meta = read_meta(trial.features)
     result |= {f"truncated/{kind}": _share(meta, kind) for kind in ["input", *meta["plan"]["components"]]}
     for split in ("validation", "test"):
         if split == "validation" or trial.score_test:
             result |= _score(run, split)
-    new = {name: value for name, value in result.items() if name.startswith(("truncated/", "test/"))}
-    run.recorder.metrics(result["steps"], new)
-    run.recorder.flush()
-    card = records.model_card(experiment, seed=trial.seed, made_from=meta["plan"], result=result)
-    answering = answering_of(experiment)
-    records.write_model(trial.dir, run.model, tokenizer_folder=trial.tokenizer, card=card, answering=answering)
-    result |= {"train_s": times["train_s"], "wall_s": round(time.time() - times["started"], 3)}
-    storage.write_json(storage.join(trial.dir, "result.json"), result)
+    result |= {"train_s": train_s, "wall_s": round(time.time() - started, 3), "scoring_s": round(run.scoring_s, 3)}
+    if run.recorder:
+        new = {name: value for name, value in result.items() if name.startswith(("truncated/", "test/"))}
+        run.recorder.metrics(steps, new)
+        run.recorder.flush()
+        card = records.model_card(experiment, seed=trial.seed, made_from=meta["plan"], result=result)
+        answering = answering_of(experiment)
+        records.write_model(trial.dir, run.model, tokenizer_folder=trial.tokenizer, card=card, answering=answering)
+        storage.write_json(storage.join(trial.dir, "result.json"), result)
     return result
 
 
@@ -246,6 +268,7 @@ def _score(run: Run, split: str) -> dict[str, float]:
     if split == "validation" and run.scored and experiment.evaluation.max_questions is None:
         scores, predictions = run.scored  # of the last step, just now
     else:
+        began = time.time()
         scores, predictions = evaluate(
             run.model,
             run.tokenizer,
@@ -255,12 +278,10 @@ def _score(run: Run, split: str) -> dict[str, float]:
             rationale_prefixes=prefixes,
             rationale_questions=experiment.evaluation.student_rationales if split == "test" else 0,
         )
-    records.write_predictions(run.trial.dir, split, predictions)
-    return (
-        scores
-        if split == "validation"
-        else {name.replace("eval/", "test/"): value for name, value in scores.items() if name.startswith("eval/")}
-    )
+        run.scoring_s += time.time() - began
+    if run.recorder:
+        records.write_predictions(run.trial.dir, split, predictions)
+    return {name.replace("eval/", f"{SCORE_NAMES[split]}/"): value for name, value in scores.items()}
 
 
 def _share(meta: dict[str, Any], kind: str) -> float:

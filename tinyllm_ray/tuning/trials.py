@@ -107,7 +107,7 @@ def run_on_pool(planned: Planned, inputs: Inputs, *, tracker: Tracker) -> tuple[
     )
     title = f"{_name(planned, trial)} on {planned.experiment.pools.student.workers} ranks"
     with follow_training(trial.dir, title=title, steps=planned.experiment.training.steps):
-        return trial, run_trial_ddp(trial, report_callback=None)
+        return trial, run_trial_ddp(trial, ranks=planned.experiment.pools.student.workers)
 
 
 def run_tune(
@@ -164,7 +164,7 @@ def _trainable(config: dict[str, Any], find: Callable[[dict[str, Any]], tuple[Pl
         return
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    run_trial_ddp(trial, report_callback=TuneReportCallback())
+    run_trial_ddp(trial, ranks=search.ranks_per_trial, report_callback=TuneReportCallback())
 
 
 def _name(planned: Planned, trial: Trial) -> str:

@@ -1,0 +1,120 @@
+"""The same bits on any number of ranks: the tree by hand, and whole trials in real processes that talk over gloo."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from support import gloo_rank
+
+from tinyllm_ray.student.shards import joints, nodes_of, push, shards_of, share_between, tree_sum
+from tinyllm_ray.student.train import run_trial
+
+DROPOUT = {
+    "tiny": {"width": 32, "ff_width": 64, "vocabulary_size": 400, "dropout": 0.1},
+    "decoder": {"architecture": "llama", "width": 32, "ff_width": 64, "vocabulary_size": 400, "dropout": 0.1},
+}
+TRAINING = {"steps": 6, "eval_every_steps": 3, "checkpoint_every_steps": 3, "log_every_steps": 1}
+
+
+def test_the_tree_over_five_shards_is_the_one_in_the_drawing():
+    assert joints(5) == {(0, 1, 2), (2, 3, 4), (0, 2, 4), (0, 4, 5)}
+    assert nodes_of(range(0, 5), 5) == [(0, 5)]
+    assert nodes_of(range(1, 4), 5) == [(1, 2), (2, 4)]
+
+
+def test_float_sums_follow_the_tree():
+    rows = torch.tensor([1e8, 1.0, -1e8, 1.0, 1.0])  # ((1e8 + 1) + (-1e8 + 1)) + 1, and 1e8 + 1 is 1e8 in float32
+    assert tree_sum(rows[:, None]).tolist() == [1.0]
+    assert rows.double().sum().item() == 3.0
+
+
+@pytest.mark.parametrize("shards", range(1, 10))
+def test_ranks_share_the_shards_as_neighbors_and_their_nodes_make_the_whole_tree(shards):
+    for ranks in range(1, shards + 1):
+        owned = [shards_of(rank, ranks=ranks, shards=shards) for rank in range(ranks)]
+        assert [shard for own in owned for shard in own] == list(range(shards))
+        assert all(len(a) - len(b) in (0, 1) for a, b in pairwise(owned))
+        pieces = []
+        for first, end in [node for own in owned for node in nodes_of(own, shards)]:
+            push(pieces, (first, end, [torch.ones(())]), shards)
+        assert [(first, end) for first, end, _ in pieces] == [(0, shards)]
+
+
+def test_items_go_from_the_largest_on_to_the_part_that_has_least():
+    assert share_between([5, 9, 4, 1], 2).tolist() == [1, 0, 1, 0]
+    assert share_between([], 3).tolist() == []
+
+
+def test_one_two_three_and_four_ranks_and_four_that_become_three_give_the_same_bits(world, tmp_path):
+    """Weights, optimizer, losses, gradient norms, scores and predictions, with dropout, in one tree of four shards."""
+    trials = {name: world.trial(name, **settings(shards=4)) for name in ("1", "2", "3", "4", "4 to 3")}
+    jobs = [job(trials[str(ranks)], ranks) for ranks in (2, 3, 4)]
+    run_ranks(tmp_path, [*jobs, job(trials["4 to 3"], 4, stop_at=3), job(trials["4 to 3"], 3)])
+    run_trial(trials["1"], report=lambda row: None)
+    wanted = outcome(trials["1"])
+    assert len(wanted["losses"]) == 6
+    for name in ("2", "3", "4", "4 to 3"):
+        assert outcome(trials[name]) == wanted, name
+
+
+def test_shards_that_do_not_come_out_even_and_masked_rows_give_the_same_bits(world, tmp_path, make):
+    """Five shards on three ranks; a decoder-only student whose label has no weight and whose teacher wrote little."""
+    few = [make.rationale(q.question_id, f"it is {q.answer}") for q in world.asked["train"][:12]]
+    world.stores["short"] = make.write_store(world.folder, "few", {"train": few})
+    loss = {"label_weight": 0.0, "rationale_weights": {"long": 0.0, "short": 1.0}}
+    changes = settings(shards=5, model="decoder", micro_batch_examples=1)
+    trials = {ranks: world.trial(str(ranks), loss=loss, **changes) for ranks in (1, 2, 3)}
+    run_ranks(tmp_path, [job(trials[2], 2), job(trials[3], 3)])
+    run_trial(trials[1], report=lambda row: None)
+    assert outcome(trials[2]) == outcome(trials[1])
+    assert outcome(trials[3]) == outcome(trials[1])
+
+
+def settings(*, shards, model="tiny", **training):
+    return {
+        "student": {"model": model, "from_scratch": DROPOUT},
+        "training": {**TRAINING, "shards": shards, **training},
+        "evaluation": {"by": "both", "max_new_tokens": 4, "batch_size": 3, "student_rationales": 4},
+        "score_test": True,
+    }
+
+
+def job(trial, ranks, stop_at=None):
+    return {"trial": vars(trial), "ranks": ranks, "stop_at": stop_at}
+
+
+def run_ranks(folder: Path, jobs):
+    (folder / "jobs.json").write_text(json.dumps({"folder": str(folder), "jobs": jobs}))
+    count = max(job["ranks"] for job in jobs)
+    command = [sys.executable, gloo_rank.__file__, folder / "jobs.json"]
+    processes = [subprocess.Popen([*command, str(rank)]) for rank in range(count)]
+    try:
+        assert [process.wait(timeout=300) for process in processes] == [0] * count
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def outcome(trial):
+    """All that a trial leaves, but for times."""
+    folder = Path(trial.dir)
+    names = ["model.safetensors", "optimizer.safetensors"]
+    files = [path for name in names for path in sorted(folder.glob(f"checkpoints/*/{name}"))]
+    files += sorted(folder.glob("predictions/*.parquet"))
+    rows = [json.loads(x) for part in sorted(folder.glob("metrics/*.jsonl")) for x in part.read_text().splitlines()]
+    result = json.loads((folder / "result.json").read_text())
+    return {
+        "files": {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        "losses": {row["step"]: timeless(row) for row in rows if "train/loss" in row},
+        "evaluations": json.loads((folder / "evaluations.json").read_text()),
+        "result": {name: value for name, value in timeless(result).items() if name != "key"},
+    }
+
+
+def timeless(row):
+    return {key: value for key, value in row.items() if not key.startswith("time") and not key.endswith("_s")}
