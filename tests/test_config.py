@@ -197,6 +197,37 @@ def test_overrides_that_go_with_a_searched_model_are_checked_at_load(tmp_path: P
         load(tmp_path, text=text)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            "foo://x",
+            r"output\.dir: foo: is no storage that is known; allowed is a path on this machine, or file://, s3://",
+        ),
+        ("http://host/x", r"http: is no storage that is known"),
+        ("s3://", r"'s3://' names no bucket; write s3://bucket/folder"),
+        ("s3:///x", r"names no bucket"),
+        ("s3:/bucket/x", r"would be a folder named 's3:' in this place; write s3://"),
+        ("file://x", r"names no absolute path; write file:///absolute/path"),
+        ("'s3://bucket/a b'", r"a character that an address cannot"),
+        ("~nobody-here/x", r"there is no such user"),
+        ("''", r"an empty text was given"),
+        ("s3://me:hunter22@bucket/x", r"holds credentials; leave them out: .*AWS_ACCESS_KEY_ID"),
+    ],
+)
+def test_an_output_folder_that_no_storage_can_hold_is_refused_at_load(tmp_path: Path, given: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        load(tmp_path, f"output.dir={given}")
+    assert "hunter22" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "given", ["/a b/ü", "C:x", "a:b/c", "s3://bucket", "s3://bucket/x", "gs://b/x", "file:///x", "~/x"]
+)
+def test_paths_and_addresses_of_storage_are_taken(tmp_path: Path, given: str) -> None:
+    assert load(tmp_path, f"output.dir='{given}'").output.dir == given
+
+
 def test_credentials_in_an_endpoints_url_are_refused_and_not_shown(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds credentials") as error:
         load(tmp_path, "teachers.owl.endpoint={url: 'http://me:hunter2@host/v1'}")

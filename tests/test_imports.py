@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "tinyllm_ray"
-BASE = {"config", "schema", "rows", "storage", "redact", "lock", "experiment_file", "strict_yaml"}
+BASE = {"config", "schema", "rows", "storage", "redact", "lock", "experiment_file", "strict_yaml", "failures"}
 GROUPS = {"tasks", "data", "teachers", "student", "miniature"}
 TOP = {"cli", "pipeline", "tuning", "report"}
 

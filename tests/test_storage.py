@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from tinyllm_ray import storage
+from tinyllm_ray.schema.base import UserError
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
@@ -98,6 +99,43 @@ def test_a_transient_error_is_tried_again_and_a_full_disk_is_not() -> None:
     with pytest.raises(OSError, match="no space left"):
         storage._retry(full)
     assert len(tries) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (OSError(errno.ECONNRESET, "reset"), True),
+        (OSError(errno.ESTALE, "stale file handle"), True),
+        (OSError("AWS Error NETWORK_CONNECTION during PutObject operation: curlCode: 7"), True),
+        (OSError("AWS Error SLOW_DOWN during PutObject operation: reduce your request rate"), True),
+        (OSError("AWS Error UNKNOWN (HTTP status 503) during HeadObject operation"), True),
+        (FileNotFoundError(errno.ENOENT, "no such file"), False),
+        (OSError(errno.EROFS, "read-only"), False),
+        (OSError(errno.ENAMETOOLONG, "too long"), False),
+        (OSError("AWS Error ACCESS_DENIED during PutObject operation"), False),
+        (OSError("When reading 'connections/network.json': AWS Error ACCESS_DENIED during HeadObject"), False),
+        (OSError("Couldn't deserialize thrift: TProtocolException: Invalid data"), False),
+        (OSError("Corrupt snappy compressed data."), False),
+    ],
+)
+def test_only_an_error_that_can_pass_is_waited_for(error: OSError, passes: bool) -> None:
+    assert storage.may_pass(error) is passes
+
+
+def test_waiting_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    def never() -> None:
+        raise OSError(errno.ECONNREFUSED, "Connection refused", "http://me:hunter22@host")
+
+    with pytest.raises(OSError, match="refused"):
+        storage._retry(never, patience_s=0.3)
+    assert len(caplog.messages) == 1 and "Connection refused" in caplog.text and "tried again for 0 s" in caplog.text
+    assert "hunter22" not in caplog.text
+
+
+@pytest.mark.parametrize("uri", ["foo://x/y", "s3:///x", "file://x", "s3://b/a b", "s3://b?x=1"])
+def test_an_address_that_is_none_is_one_message(uri: str) -> None:
+    with pytest.raises(UserError, match="is no address of storage"):
+        storage.write_bytes(uri, b"")
 
 
 def test_the_stamp_changes_with_the_file(tmp_path: Path) -> None:

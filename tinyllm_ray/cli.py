@@ -13,6 +13,7 @@ import typer
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, load_experiment, output_dir
+from tinyllm_ray.failures import message_of
 from tinyllm_ray.output import Output, send_chatter_to
 
 app = typer.Typer(
@@ -228,11 +229,12 @@ def main() -> None:
         signal.signal(number, _stop)
     try:
         sys.exit(app(standalone_mode=False))
-    except UserError as error:
-        _fail(f"error: {getattr(error, 'cause', error)}", 2)  # Ray wraps what a worker raised
     except typer.TyperException as error:  # an unknown command or option
         _fail(f"error: {error.format_message()}", error.exit_code)
     except Exception as error:
+        message = message_of(error)
+        if message is not None:
+            _fail(f"error: {message}", 2)
         _output.write_error(f"{type(error).__name__}: {error}")
         raise
 

@@ -6,6 +6,7 @@ Writes are atomic (a reader sees the whole file or none); transient storage erro
 import errno
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -20,10 +21,21 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from tinyllm_ray.redact import redact_text
+from tinyllm_ray.schema.base import STORAGE_SCHEMES, UserError
+
 RETRY_S = 90.0
-_FINAL = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EDQUOT}
-_NETWORK = re.compile("AWS Error|google|azure|http|curl|network|connect|timed? ?out|unavailable", re.IGNORECASE)
-_REFUSALS = ("AWS Error ACCESS_DENIED", "AWS Error NO_SUCH_BUCKET", "AWS Error INVALID_ACCESS_KEY_ID")
+SAY_EVERY_S = 10.0
+_PASSING = {
+    *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ESTALE, errno.EPIPE, errno.ETIMEDOUT),
+    *(errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    *(errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH),
+}
+_PASSING_TEXT = re.compile(
+    r"(?i)network|connect|curlCode|timed?[ _-]?out|temporar|unavailable|throttl|slow[ _]?down"
+    r"|internal[ _](failure|error)|HTTP status 5\d\d"
+)
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -63,9 +75,9 @@ def read_bytes(uri: str) -> bytes:
     return _retry(read)
 
 
-def write_bytes(uri: str, data: bytes) -> None:
+def write_bytes(uri: str, data: bytes, *, patience_s: float | None = None) -> None:
     """Atomic: a temporary file renamed on local disks, one put on object stores."""
-    _write(uri, lambda stream: stream.write(data))
+    _write(uri, lambda stream: stream.write(data), patience_s=patience_s)
 
 
 def open_file(uri: str) -> pa.NativeFile:
@@ -169,8 +181,8 @@ def remove_folder(uri: str) -> None:
         _retry(lambda: filesystem.delete_dir(path))
 
 
-def _write(uri: str, fill: Callable[[pa.NativeFile], Any]) -> None:
-    filesystem, path = _resolve(uri)
+def _write(uri: str, fill: Callable[[pa.NativeFile], Any], *, patience_s: float | None = None) -> None:
+    filesystem, path = _resolve(uri, patience_s=patience_s)
     folder, _, name = path.rpartition("/")
     local = isinstance(filesystem, pafs.LocalFileSystem)
     target = f"{folder}/.tmp-{uuid.uuid4().hex}-{name}" if local else path
@@ -187,13 +199,19 @@ def _write(uri: str, fill: Callable[[pa.NativeFile], Any]) -> None:
             if local and os.path.exists(target):
                 os.unlink(target)
 
-    _retry(write)
+    _retry(write, patience_s=patience_s)
 
 
-def _resolve(uri: str) -> tuple[pafs.FileSystem, str]:
+def _resolve(uri: str, *, patience_s: float | None = None) -> tuple[pafs.FileSystem, str]:
     if "://" not in uri:
         return pafs.LocalFileSystem(), os.path.abspath(uri)
-    return pafs.FileSystem.from_uri(uri)
+    try:
+        return _retry(lambda: pafs.FileSystem.from_uri(uri), patience_s=patience_s)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeEncodeError) as error:
+        raise UserError(
+            f"{redact_text(uri)} is no address of storage: {_first_line(error)}; allowed is a path, or "
+            f"{', '.join(f'{scheme}://' for scheme in STORAGE_SCHEMES)}"
+        ) from None
 
 
 def _info(uri: str) -> pafs.FileInfo:
@@ -201,16 +219,31 @@ def _info(uri: str) -> pafs.FileInfo:
     return filesystem.get_file_info(path)
 
 
-def _retry(action: Callable[[], T]) -> T:
-    """Try again with growing pauses while the error may pass; a full disk or a missing file will not."""
-    deadline, pause = time.monotonic() + RETRY_S, 0.25
+def _retry(action: Callable[[], T], *, patience_s: float | None = None) -> T:
+    """Try again with growing pauses while the error may pass, and say so; a missing file or a full disk will not."""
+    deadline, pause = time.monotonic() + (RETRY_S if patience_s is None else patience_s), 0.25
+    last_said = -SAY_EVERY_S
     while True:
         try:
             return action()
         except OSError as error:
-            damaged = error.errno is None and not _NETWORK.search(str(error))  # Arrow's word for bad content
-            final = isinstance(error, FileNotFoundError) or error.errno in _FINAL or damaged
-            if final or any(refusal in str(error) for refusal in _REFUSALS) or time.monotonic() + pause > deadline:
+            left = deadline - time.monotonic()
+            if not may_pass(error) or left < pause:
                 raise
+            if time.monotonic() - last_said >= SAY_EVERY_S:
+                last_said = time.monotonic()
+                _log.warning("storage: %s; tried again for %.0f s more", redact_text(_first_line(error)), left)
         time.sleep(pause)
         pause = min(pause * 2, 8.0)
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether trying again can help: networks, servers and shared disks come back; the rest stays as it is."""
+    if error.errno is not None:
+        return error.errno in _PASSING
+    without_names = re.sub(r"'[^']*'", "", str(error))  # a bucket may be called connections
+    return bool(_PASSING_TEXT.search(without_names))
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

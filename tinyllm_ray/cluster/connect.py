@@ -17,9 +17,11 @@ from typing import Any
 from tinyllm_ray import storage
 from tinyllm_ray.cluster.pools import local_node
 from tinyllm_ray.config import UserError
+from tinyllm_ray.redact import redact_text
 from tinyllm_ray.schema import Pools
 
 JOB_ENV = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what Ray sets in the driver of a submitted job
+PROBE_PATIENCE_S = 15.0  # a storage that does not answer at the start is said, and not waited for
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _ENVIRONMENT = {
@@ -101,10 +103,12 @@ def check_output(output_dir: str, *, given: str | None) -> None:
         refuse_relative(given)
     probe = storage.join(output_dir, f".probe-{uuid.uuid4().hex}")
     try:
-        storage.write_bytes(probe, b"seen")
+        storage.write_bytes(probe, b"seen", patience_s=PROBE_PATIENCE_S)
         storage.remove(probe)
-    except OSError as error:
-        raise UserError(f"output.dir {output_dir} cannot be written: {error}; choose another output.dir") from None
+    except (OSError, UserError) as error:
+        raise UserError(
+            f"output.dir {output_dir} cannot be written: {redact_text(str(error))}; choose another output.dir"
+        ) from None
 
 
 def refuse_relative(given: str | None) -> None:

@@ -1,6 +1,7 @@
 """What every section of an experiment shares: unknown keys are refused, values do not change."""
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args
@@ -56,3 +57,30 @@ def without_credentials(url: str, instead: str) -> str:
     if re.search(r"://[^/]*@", url):
         raise ValueError(f"the address holds credentials; {instead}")
     return url
+
+
+STORAGE_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs")
+
+
+def storage_address(address: str) -> str:
+    """A path, or the URI of a storage that is known, as given. Raises ValueError."""
+    scheme, separator, rest = address.partition(":")
+    if separator and rest.startswith("/") and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme):
+        known = ", ".join(f"{name}://" for name in STORAGE_SCHEMES)
+        if scheme not in STORAGE_SCHEMES:
+            raise ValueError(f"{scheme}: is no storage that is known; allowed is a path on this machine, or {known}")
+        if not rest.startswith("//"):
+            raise ValueError(f"{address!r} would be a folder named '{scheme}:' in this place; write {scheme}://")
+        if scheme == "file" and not rest.startswith("///"):
+            raise ValueError(f"{address!r} names no absolute path; write file:///absolute/path")
+        if scheme != "file" and not rest.strip("/").partition("/")[0]:
+            raise ValueError(f"{address!r} names no bucket; write {scheme}://bucket/folder")
+        if rest.startswith("///") and scheme != "file":
+            raise ValueError(f"{address!r} names no bucket; write {scheme}://bucket/folder")
+        if re.search(r"[^\x21-\x7e]", rest):
+            raise ValueError(f"{address!r} holds a character that an address cannot; write it as %XX")
+    elif not address.strip():
+        raise ValueError("an empty text was given; leave the key out, or name a folder")
+    elif address.startswith("~") and os.path.expanduser(address) == address:
+        raise ValueError(f"{address!r}: there is no such user on this machine; give an absolute path")
+    return address

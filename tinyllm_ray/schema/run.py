@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from tinyllm_ray.schema.base import Name, Section, Seed, without_credentials
+from tinyllm_ray.schema.base import Name, Section, Seed, storage_address, without_credentials
 
 
 class Choice(Section):
@@ -133,7 +133,15 @@ class Tracking(Section):
         return uri and without_credentials(uri, "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
 
 
+_OWN_KEYS = "leave them out: the storage's own environment variables are read, such as AWS_ACCESS_KEY_ID"
+
+
 class Output(Section):
     dir: str | None = Field(
         None, description="folder or cloud URI of everything that a run makes; null: outputs/<name>"
     )
+
+    @field_validator("dir")
+    @classmethod
+    def _known_storage(cls, address: str | None) -> str | None:
+        return None if address is None else storage_address(without_credentials(address, _OWN_KEYS))
