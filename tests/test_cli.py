@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+from support.fake_endpoint import chat, server
 
 TOY = """
 name: toy
@@ -74,10 +75,31 @@ def test_an_unknown_command_is_refused_without_a_traceback(toy):
     assert "Traceback" not in done.stderr
 
 
-def test_plan_counts_what_is_wanted_and_starts_no_engine(toy):
-    done = command("plan", "toy.yaml", "--json", cwd=toy.parent)
+def test_plan_counts_what_is_wanted_and_starts_no_engine(toy, tmp_path):
+    with server(lambda *_: chat("yes"), models=(200, {"data": [{"id": "any"}]})) as (url, _):
+        done = command("plan", "toy.yaml", f"teachers.a.endpoint.url={url}", "--json", cwd=toy.parent)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["questions"] == {"train": 4, "validation": 4}
     assert plan["teachers"] == {"a": {"wanted": 8, "found": 0}}
     assert plan["trainings"] == 2
+
+
+def test_a_run_that_could_not_end_well_says_every_mistake_before_it_starts(toy):
+    changes = ["training.method=tinylm", "student.model=/no/such", "tracking.uri=http://127.0.0.1:9"]
+    done = command("run", "toy.yaml", *changes, "tracking.connect_timeout_s=1", cwd=toy.parent)
+    assert done.returncode == 2
+    for message in (
+        "training.method: 'tinylm' was given",
+        "there is no folder /no/such",
+        "tracking.uri http://127.0.0.1:9 does not answer",
+        "teachers.a.endpoint.url: no server answers",
+    ):
+        assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_dataset_without_validation_is_refused_and_one_without_test_is_not(toy):
+    done = command("run", "toy.yaml", "dataset.splits={train: train.jsonl}", cwd=toy.parent)
+    assert done.returncode == 2
+    assert "name its file in dataset.splits.validation" in done.stderr

@@ -4,17 +4,22 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import rich
 import typer
+from rich.console import Console
 
-from tinyllm_ray import storage
+from tinyllm_ray import stages, storage
 from tinyllm_ray.config import UserError, load_experiment, output_dir
 from tinyllm_ray.failures import message_of
+from tinyllm_ray.lock import hold
 from tinyllm_ray.output import Output, send_chatter_to
+from tinyllm_ray.session import Session
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,7 +39,7 @@ Json = Annotated[bool, typer.Option("--json", help="write one JSON object to std
 
 @app.command()
 def demo(overrides: Overrides = None, as_json: Json = False) -> None:
-    """The whole road on the embedded miniature world (experiments/miniature.yaml)."""
+    """The whole pipeline on the embedded miniature world (experiments/miniature.yaml)."""
     run(Path("experiments/miniature.yaml"), overrides, as_json)
 
 
@@ -58,9 +63,8 @@ def config(
 @app.command()
 def plan(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """What a run would do: questions, teacher rows wanted and found, trainings, pools. Starts no engine."""
-    from tinyllm_ray.plan import make_plan
-
-    result = make_plan(load_experiment(experiment, overrides or []))
+    with _session(experiment, overrides) as session:
+        result = stages.plan(session)
     _finish(result, as_json, "\n".join(result["lines"]))
 
 
@@ -73,16 +77,16 @@ def show_prompt(
     as_json: Json = False,
 ) -> None:
     """Print exactly what a teacher gets for one question."""
-    from tinyllm_ray import plan
-
-    prompt = plan.show_prompt(load_experiment(experiment, overrides or []), teacher=teacher, row=row)
+    with _session(experiment, overrides) as session:
+        prompt = stages.show_prompt(session, teacher=teacher, row=row)
     _finish({"teacher": teacher, "row": row, "prompt": prompt}, as_json, prompt)
 
 
 @app.command()
 def generate(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Let every teacher write the rationales that its store does not hold yet."""
-    reports = _pipeline(experiment, overrides, "teacher").generate()
+    with _session(experiment, overrides, writes=True) as session:
+        reports = stages.generate(session)
     lines = [
         f"{n}: {r['generated']} generated, {r['found']} found, of {r['wanted']} -> {r['store']}"
         for n, r in reports.items()
@@ -111,9 +115,11 @@ def import_reference(
 @app.command()
 def train(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Train the student by training.method, once per seed, on the whole student pool."""
-    result = _pipeline(experiment, overrides, "student").train()
+    with _session(experiment, overrides, writes=True) as session:
+        result = stages.train(session)
     lines = [
-        f"seed {t['seed']}: validation {t['eval/accuracy']:.3f}, test {t['test/accuracy']:.3f}"
+        f"seed {t['seed']}: validation {t['eval/accuracy']:.3f}"
+        + (f", test {t['test/accuracy']:.3f}" if "test/accuracy" in t else "")
         for t in result["trials"]
     ]
     _finish(result, as_json, "\n".join([*lines, *(f"model: {model}" for model in result["models"])]))
@@ -122,11 +128,12 @@ def train(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json
 @app.command()
 def tune(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Search, train the winner again, score it once on test."""
-    result = _pipeline(experiment, overrides, "student").tune()
+    with _session(experiment, overrides, writes=True) as session:
+        result = stages.tune(session)
     best, final = result["best"], result["final"]
     lines = [
         f"best of {result['trials']} trials: {best['overrides']}, validation {best['validation_accuracy']:.3f}",
-        f"trained again, test {final['mean']:.3f}",
+        f"trained again, {final['split']} {final['mean']:.3f}",
         f"model: {result['champion']['model']}",
     ]
     _finish(result, as_json, "\n".join(lines))
@@ -135,7 +142,8 @@ def tune(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json 
 @app.command()
 def ablate(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Which teacher helped: label only, each alone, all, all but one, shuffled; with paired intervals."""
-    result = _pipeline(experiment, overrides, "student").ablate()
+    with _session(experiment, overrides, writes=True) as session:
+        result = stages.ablate(session)
     _finish(result, as_json, f"{_method_lines(result['methods'])}\n{result['conclusion']}")
 
 
@@ -150,7 +158,8 @@ def evaluate(
     """Score a saved student on one split."""
     if not model:
         raise UserError("evaluate needs --model FOLDER, the folder of a trained student (model/ of a trial)")
-    result = _pipeline(experiment, overrides).evaluate(model, split)
+    with _session(experiment, overrides) as session:
+        result = stages.evaluate(session, model, split)
     _finish(
         result,
         as_json,
@@ -161,21 +170,21 @@ def evaluate(
 @app.command()
 def report(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Remake the HTML page and the figures from MLflow and the stores."""
-    from tinyllm_ray.pipeline import make_page
-
-    result = make_page(load_experiment(experiment, overrides or []))
+    with _session(experiment, overrides) as session:
+        result = stages.report(session)
     _finish(result, as_json, f"report: {result['report']}")
 
 
 @app.command()
 def run(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Teachers, methods, search and report: the whole road."""
-    result = _pipeline(experiment, overrides, "teacher", "student").run()
+    """Teachers, methods, search and report: the whole pipeline."""
+    with _session(experiment, overrides, writes=True) as session:
+        result = stages.run(session)
     lines = [_method_lines(result["methods"])]
     if result["search"]:
         search = result["search"]
         lines.append(f"search: {search['trials']} trials, best {search['best']['overrides']}")
-        lines.append(f"{'winner, trained again':24} test accuracy {search['final']['mean']:.3f}")
+        lines.append(f"{'winner, trained again':24} {search['final']['split']} accuracy {search['final']['mean']:.3f}")
     lines += [
         f"teacher rows generated: {result['teacher_rows_generated']}",
         result["headline"],
@@ -249,22 +258,26 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _pipeline(experiment: Path, overrides: list[str] | None, *pools: str) -> Any:
-    """`pools`: those that the command works in."""
+@contextmanager
+def _session(experiment: Path, overrides: list[str] | None, *, writes: bool = False) -> Iterator[Session]:
+    """The session of one command; one that `writes` sends its engines' chatter to a file and has the folder alone."""
     loaded = load_experiment(experiment, overrides or [])
     folder = output_dir(loaded)
-    if storage.is_local(folder):
-        send_chatter_to(storage.local_path(folder) / "logs" / "engines.log")
-    from tinyllm_ray.pipeline import Pipeline
+    with Session(loaded, say=_say) as session, hold(folder, command=sys.argv[1], say=_say) if writes else nullcontext():
+        if writes and storage.is_local(folder):
+            send_chatter_to(storage.local_path(folder) / "logs" / "engines.log")
+        yield session
 
-    return Pipeline(loaded, pools=pools)
+
+def _say(line: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
 
 
 def _method_lines(methods: dict[str, Any]) -> str:
     lines = []
     for name, result in methods.items():
         seeds = ", ".join(f"{score:.3f}" for score in result["per_seed"].values())
-        lines.append(f"{name:24} test accuracy {result['mean']:.3f}  ({seeds})")
+        lines.append(f"{name:24} {result['split']} accuracy {result['mean']:.3f}  ({seeds})")
     return "\n".join(lines)
 
 

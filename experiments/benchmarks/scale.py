@@ -90,9 +90,10 @@ def _join(experiment: Any, folder: str, questions: dict[str, Any], store: str, w
     from tinyllm_ray import storage
     from tinyllm_ray.data.features import build_features
     from tinyllm_ray.data.join import join_targets
+    from tinyllm_ray.data.store import StoreId
     from tinyllm_ray.student.model import prepare_tokenizer
 
-    stores = {"free": store}
+    stores = {StoreId("free"): store}
     with watch("join"):
         ids = storage.read_table(questions["train"].path, ["question_id"])["question_id"].combine_chunks()
         counts = {name: Counter() for name in ("unknown", "store_rows", "masked")}

@@ -12,17 +12,18 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from importlib.metadata import version
 from typing import Any
 
-from tinyllm_ray import storage
+from tinyllm_ray import stages, storage
 from tinyllm_ray.cluster import pools
 from tinyllm_ray.config import load_experiment, with_overrides
-from tinyllm_ray.pipeline import Pipeline
 from tinyllm_ray.schema import Experiment
-from tinyllm_ray.tracking import Tracker
+from tinyllm_ray.session import Session
+from tinyllm_ray.tracking.tracker import Tracker
 from tinyllm_ray.tuning.search import run_search
 
 SPACE = {
@@ -42,18 +43,18 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     experiment = benchmark_experiment(arguments)
-    pipeline = Pipeline(experiment)
-    pipeline.generate()
-    generated_before = rows_generated(pipeline)
-    searches = [compare(pipeline, with_overrides(experiment, {"search.seed": seed})) for seed in arguments.seeds]
-    pipeline.generate()
+    with Session(experiment, say=lambda line: print(line, file=sys.stderr)) as session:
+        generated_before = rows_generated(stages.generate(session))
+        session.connect("student")
+        searches = [compare(session, with_overrides(experiment, {"search.seed": seed})) for seed in arguments.seeds]
+        generated_after = rows_generated(stages.generate(session))
     result = {
         "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine()},
         "versions": {name: version(name) for name in ("ray", "torch", "transformers", "mlflow")},
         "trials": arguments.trials,
         "steps": arguments.steps,
         **{name: statistics.mean(search[name] for search in searches) for name in FIGURES},
-        "teacher_rows_generated": rows_generated(pipeline),
+        "teacher_rows_generated": generated_after,
         "teacher_rows_generated_before": generated_before,
         "searches": searches,
     }
@@ -75,8 +76,8 @@ def benchmark_experiment(arguments: argparse.Namespace) -> Experiment:
     return load_experiment(arguments.experiment, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
 
 
-def compare(pipeline: Pipeline, experiment: Experiment) -> dict[str, Any]:
-    full, asha = (measure(pipeline, experiment, scheduler) for scheduler in ("none", "asha"))
+def compare(session: Session, experiment: Experiment) -> dict[str, Any]:
+    full, asha = (measure(session, experiment, scheduler) for scheduler in ("none", "asha"))
     return {
         "seed": experiment.search.seed,
         "trial_overhead_s": overhead_s(full, experiment),
@@ -87,17 +88,17 @@ def compare(pipeline: Pipeline, experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def rows_generated(pipeline: Pipeline) -> int:
-    return sum(report["generated"] for report in pipeline.generated.values())
+def rows_generated(reports: dict[str, Any]) -> int:
+    return sum(report["generated"] for report in reports.values())
 
 
-def measure(pipeline: Pipeline, experiment: Experiment, scheduler: str) -> dict[str, Any]:
+def measure(session: Session, experiment: Experiment, scheduler: str) -> dict[str, Any]:
     """One search from no trial at all; the two differ in nothing but the scheduler."""
-    storage.remove_folder(storage.join(pipeline.dir, "trials"))
+    storage.remove_folder(storage.join(session.dir, "trials"))
     searched = with_overrides(experiment, {"search.scheduler": scheduler})
-    with Tracker(searched, output_dir=pipeline.dir, lineage={}) as tracker:
+    with Tracker(searched, output_dir=session.dir, lineage={}) as tracker:
         started = time.monotonic()
-        ends = run_search(searched, pipeline.inputs(), tracker=tracker)
+        ends = run_search(searched, session.inputs, tracker=tracker, before_trials=lambda: session.connect("student"))
         wall_s = time.monotonic() - started
     return {
         "wall_s": wall_s,

@@ -22,6 +22,7 @@ def obqa_features() -> Any:
     from tinyllm_ray.data.features import build_features, open_features
     from tinyllm_ray.data.questions import prepare_questions
     from tinyllm_ray.data.reference import import_reference
+    from tinyllm_ray.data.store import StoreId
     from tinyllm_ray.student.model import prepare_tokenizer
 
     source = Path(os.environ.get("TINYLLM_REFERENCE_DATA", ROOT.parent / "shared" / "reference_data")) / "obqa"
@@ -33,7 +34,7 @@ def obqa_features() -> Any:
     stores = {teacher.name: teacher.store for teacher in experiment.teachers}
     files = {
         "questions": prepare_questions(experiment.dataset, output_dir=folder),
-        "stores": stores,
+        "stores": {StoreId(name): uri for name, uri in stores.items()},
         "output_dir": folder,
     }
     tokenizer = prepare_tokenizer(experiment, **files)
@@ -171,11 +172,11 @@ def _wrapped(folder: str, files: dict[str, Any], number: int) -> float:
     from tinyllm_ray import storage
     from tinyllm_ray.student.train import run_trial_ddp
     from tinyllm_ray.tracking.tracker import Tracker
-    from tinyllm_ray.tuning.trials import Inputs, Planned, make_trial
+    from tinyllm_ray.tuning.training import Inputs, TrainingSpec, resolve
 
     experiment, _ = _generated(folder)
-    planned = Planned(variant=f"bench{number}", experiment=experiment, seed=0, score_test=False)
-    trial = make_trial(planned, Inputs(**files))
+    spec = TrainingSpec(variant=f"bench{number}", experiment=experiment, seed=0, ranks=1, score_test=False)
+    trial = resolve(spec, Inputs(**files)).trial
     with Tracker(experiment, output_dir=folder, lineage={}) as tracker:
         tracker.watch(trial.key, folder=trial.dir, name="bench", config=experiment, seed=0, tags={})
         run_trial_ddp(trial, ranks=1)
@@ -208,11 +209,13 @@ def _experiment(name: str, path: str, stores: dict[str, str]) -> Any:
 def _generated(folder: str) -> tuple[Any, dict[str, Any]]:
     from tinyllm_ray.config import with_overrides
     from tinyllm_ray.data.questions import prepare_questions
+    from tinyllm_ray.data.store import StoreId
 
     stores = {name: f"{folder}/stores/{name}" for name in ("one", "two")}
     experiment = with_overrides(_experiment("generated", folder, stores), {"dataset.format": "jsonl"})
     questions = prepare_questions(experiment.dataset, output_dir=folder)
-    return experiment, {"questions": questions, "stores": stores, "output_dir": folder}
+    by_id = {StoreId(name): uri for name, uri in stores.items()}
+    return experiment, {"questions": questions, "stores": by_id, "output_dir": folder}
 
 
 def _make(folder: str, rows: int) -> None:

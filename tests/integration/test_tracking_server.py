@@ -11,8 +11,8 @@ from support.trial_folders import START_MS, make_experiment, write_trial
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
-from tinyllm_ray.tracking import Tracker
 from tinyllm_ray.tracking.read import Records
+from tinyllm_ray.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.engine
 

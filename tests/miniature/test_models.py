@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tinyllm_ray.config import load_experiment
-from tinyllm_ray.miniature.models import prepare
+from tinyllm_ray.miniature.models import prepare_teachers
 
 SIZES = {"entities": 8, "kinds": 2, "attributes": 2, "values": 4, "train": 6, "validation": 4, "test": 4}
 
@@ -17,7 +17,7 @@ def test_the_teachers_are_ordinary_folders_and_are_made_once(tmp_path: Path, rep
     sizes = [f"dataset.miniature.{key}={value}" for key, value in {**SIZES, **steps}.items()]
     overrides = [f"output.dir={tmp_path}", *sizes]
     experiment = load_experiment(repository / "experiments" / "miniature.yaml", overrides)
-    made = prepare(experiment, output_dir=str(tmp_path))
+    made = prepare_teachers(experiment, output_dir=str(tmp_path))
     weights = [Path(teacher.model) / "model.safetensors" for teacher in experiment.teachers]
     times = [path.stat().st_mtime_ns for path in weights]
 
@@ -31,5 +31,5 @@ def test_the_teachers_are_ordinary_folders_and_are_made_once(tmp_path: Path, rep
             tokenizer.decode(tokenizer("It is a grazer.", add_special_tokens=False)["input_ids"]) == "It is a grazer."
         )
 
-    assert prepare(experiment, output_dir=str(tmp_path)) == made
+    assert prepare_teachers(experiment, output_dir=str(tmp_path)) == made
     assert [path.stat().st_mtime_ns for path in weights] == times

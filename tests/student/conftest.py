@@ -12,6 +12,7 @@ from tinyllm_ray.config import validate
 from tinyllm_ray.data import store
 from tinyllm_ray.data.features import build_features
 from tinyllm_ray.data.questions import QuestionFile
+from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.rows import Question, Rationale, to_table
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student.model import prepare_tokenizer
@@ -94,7 +95,10 @@ class World:
             for s, qs in both.items()
         }
         short = {s: [rationale(q.question_id, f"it is {q.answer}") for q in qs] for s, qs in both.items()}
-        self.stores = {"long": write_store(folder, "long", long), "short": write_store(folder, "short", short)}
+        self.stores = {
+            StoreId("long"): write_store(folder, "long", long),
+            StoreId("short"): write_store(folder, "short", short),
+        }
 
     def trial(self, key: str = "trial", *, score_test: bool = False, seed: int = 0, **changes: Any) -> Trial:
         experiment = make_experiment(**changes)

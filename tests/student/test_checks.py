@@ -4,6 +4,7 @@ import pytest
 
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data.features import open_features
+from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.student.checks import check_ranks, check_terms, check_weights, with_shards
 
 
@@ -56,7 +57,7 @@ def test_float16_is_refused_with_the_reason(make):
 
 def test_a_teacher_none_of_whose_texts_can_be_used_needs_weight_zero(world, make, experiment):
     rows = [make.rationale(q.question_id, "nan") for q in world.asked["train"]]
-    world.stores["short"] = make.write_store(world.folder, "empty", {"train": rows})
+    world.stores[StoreId("short")] = make.write_store(world.folder, "empty", {"train": rows})
     features = open_features(world.trial().features, "train")
     with pytest.raises(
         UserError, match=r"loss.rationale_weights.short is 2.0, but short has no usable text for the train"

@@ -8,6 +8,7 @@ import pytest
 
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data.features import open_features, read_meta
+from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.data.tokenizer import StudentTokenizer
 
 
@@ -42,7 +43,7 @@ def test_inputs_hold_prefix_question_and_choices_and_end_with_the_end_mark(world
 
 def test_rationales_are_joined_by_question_id_whatever_the_order_of_the_store(world, make):
     rows = [make.rationale(q.question_id, f"about {q.question_id}") for q in reversed(world.asked["train"])]
-    world.stores["short"] = make.write_store(world.folder, "turned", {"train": rows})
+    world.stores[StoreId("short")] = make.write_store(world.folder, "turned", {"train": rows})
     trial = world.trial()
     features = open_features(trial.features, "train")
     assert [texts(trial, features, row, 2) for row in (0, 39)] == [["about train-0"], ["about train-39"]]
@@ -52,7 +53,7 @@ def test_a_row_without_a_usable_rationale_keeps_its_other_tasks(world, make):
     unusable = {0: "", 1: " nan ", 2: "fine", 3: "loops", 4: "failed"}
     rows = [make.rationale(f"train-{i}", text, flags=["looping"] if i == 3 else []) for i, text in unusable.items()]
     rows[4] = make.rationale("train-4", "half a te", failure="engine error")
-    world.stores["short"] = make.write_store(world.folder, "poor", {"train": rows})
+    world.stores[StoreId("short")] = make.write_store(world.folder, "poor", {"train": rows})
     trial = world.trial(training={"use_rationales": {"drop": ["looping"]}})
     features = open_features(trial.features, "train")
     assert [len(texts(trial, features, row, 2)) for row in range(6)] == [0, 0, 1, 0, 0, 0]
@@ -63,7 +64,7 @@ def test_a_row_without_a_usable_rationale_keeps_its_other_tasks(world, make):
 
 def test_several_rationales_of_a_question_are_all_targets_and_share_its_input(world, make):
     rows = [make.rationale("train-7", text, sample=i) for i, text in enumerate(["it is grey", "grey it is"])]
-    world.stores["short"] = make.write_store(world.folder, "twice", {"train": rows})
+    world.stores[StoreId("short")] = make.write_store(world.folder, "twice", {"train": rows})
     trial = world.trial()
     features = open_features(trial.features, "train")
     assert texts(trial, features, 7, 2) == ["it is grey", "grey it is"]
@@ -74,7 +75,7 @@ def test_several_rationales_of_a_question_are_all_targets_and_share_its_input(wo
 def test_a_store_with_rows_of_unknown_questions_is_counted_and_refused_above_the_share(world, make):
     rows = [make.rationale(q.question_id, "fine") for q in world.asked["train"]]
     rows += [make.rationale(f"stranger-{i}", "who") for i in range(10)]
-    world.stores["short"] = make.write_store(world.folder, "strange", {"train": rows})
+    world.stores[StoreId("short")] = make.write_store(world.folder, "strange", {"train": rows})
     with pytest.raises(UserError, match=r"store of short holds 10 of 50 train rows .* raise training.max_unknown"):
         world.trial()
     trial = world.trial(training={"max_unknown_fraction": 0.2})
@@ -104,7 +105,7 @@ def test_rationales_that_are_cut_are_counted(world):
 
 def test_a_teachers_answers_can_be_the_labels_of_train_but_not_of_validation(world, make):
     rows = [make.rationale(q.question_id, "so", predicted_answer="blue") for q in world.asked["train"][:3]]
-    world.stores["long:answers"] = make.write_store(world.folder, "answers", {"train": rows})
+    world.stores[StoreId("long", answers=True)] = make.write_store(world.folder, "answers", {"train": rows})
     trial = world.trial(training={"label_source": "teacher:long"})
     train, validation = (open_features(trial.features, split) for split in ("train", "validation"))
     assert [texts(trial, train, row, 0) for row in (0, 3)] == [["blue"], []]

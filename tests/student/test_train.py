@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, validate
+from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.student import records
 from tinyllm_ray.student.evaluate import evaluate_folder
 from tinyllm_ray.student.train import run_trial
@@ -87,7 +88,7 @@ def test_a_checkpoint_of_another_shape_is_refused(world):
 
 
 def test_a_weight_for_a_teacher_without_a_store_is_refused(world):
-    del world.stores["short"]
+    del world.stores[StoreId("short")]
     with pytest.raises(
         UserError, match=r"loss.rationale_weights.short is 2.0, but there is no rationale store of short"
     ):
@@ -95,7 +96,7 @@ def test_a_weight_for_a_teacher_without_a_store_is_refused(world):
 
 
 def test_a_teacher_without_weight_needs_no_store(world):
-    del world.stores["short"]
+    del world.stores[StoreId("short")]
     loss = {"rationale_weights": {"long": 1.0, "short": 0.0}}
     assert run_trial(world.trial(loss=loss, training={"steps": 1}), report=lambda row: None)["steps"] == 1
 

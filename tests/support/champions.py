@@ -10,8 +10,8 @@ from tinyllm_ray import storage
 from tinyllm_ray.data.questions import QuestionFile
 from tinyllm_ray.rows import Question
 from tinyllm_ray.student.predict import answering_of
-from tinyllm_ray.tracking import Tracker
 from tinyllm_ray.tracking.champion import log_champion
+from tinyllm_ray.tracking.tracker import Tracker
 
 
 @dataclass

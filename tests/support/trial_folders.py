@@ -147,7 +147,7 @@ def write_study(experiment: Experiment) -> list[Ended]:
 
 def track_study(experiment: Experiment, trials: list[Ended]) -> str:
     """Uploads a study through the real Tracker; returns the tracking URI."""
-    from tinyllm_ray.tracking import Tracker
+    from tinyllm_ray.tracking.tracker import Tracker
 
     output = str(experiment.output.dir)
     files = write_questions(output, experiment.dataset.name, make_questions())

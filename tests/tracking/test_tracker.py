@@ -11,7 +11,8 @@ from support.trial_folders import START_MS, make_experiment, write_trial
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
-from tinyllm_ray.tracking import Tracker, tracking_uri
+from tinyllm_ray.tracking.address import tracking_uri
+from tinyllm_ray.tracking.tracker import Tracker
 
 SECRET = "hunter2-do-not-write-me"
 

@@ -1,16 +1,8 @@
 import pytest
-from ray import tune
 
 from tinyllm_ray.config import UserError, validate
-from tinyllm_ray.tuning.search import (
-    Budget,
-    SearchWatch,
-    apply_sample,
-    check_search,
-    make_scheduler,
-    search_digest,
-    trial_count,
-)
+from tinyllm_ray.tuning.search import SearchBudget, WhenSpent, make_scheduler, search_digest
+from tinyllm_ray.tuning.space import apply_sample, check_search, draw_samples
 from tinyllm_ray.tuning.trials import most_ranks
 
 
@@ -43,12 +35,27 @@ def test_a_student_brings_its_own_batch_and_ranks():
 
 def test_a_grid_counts_every_combination():
     space = {"loss.label_weight": {"grid": [0, 1, 2]}, "training.learning_rate": {"grid": [1e-3, 1e-4]}}
-    assert trial_count(experiment(space=space, searcher="grid", num_samples=5).search) == 6
+    assert len(draw_samples(experiment(space=space, searcher="grid", num_samples=5).search)) == 6
 
 
 def test_samples_multiply_with_a_grid_under_the_random_searcher():
     space = {"loss.label_weight": {"grid": [0, 1, 2]}, "training.learning_rate": {"loguniform": [1e-4, 1e-3]}}
-    assert trial_count(experiment(space=space, num_samples=5).search) == 15
+    samples = draw_samples(experiment(space=space, num_samples=5).search)
+    assert len(samples) == 15
+    assert [sample["loss.label_weight"] for sample in samples] == [0, 1, 2] * 5
+    assert all(1e-4 <= sample["training.learning_rate"] <= 1e-3 for sample in samples)
+
+
+def test_more_samples_continue_the_same_sequence_and_another_seed_draws_others():
+    space = {"training.learning_rate": {"uniform": [1e-4, 1e-3]}, "loss.label_weight": {"choice": [0.1, 1, 10]}}
+    few, many = (draw_samples(experiment(space=space, num_samples=n).search) for n in (3, 6))
+    assert many[:3] == few
+    assert draw_samples(experiment(space=space, num_samples=3, seed=1).search) != few
+
+
+def test_a_sample_that_was_drawn_before_is_not_trained_again():
+    space = {"loss.label_weight": {"choice": [1, 2]}}
+    assert len(draw_samples(experiment(space=space, num_samples=40).search)) == 2
 
 
 def test_the_digest_of_a_search_does_not_depend_on_how_many_trials_are_asked_for():
@@ -85,33 +92,25 @@ class FinishedTrial:
         self.trial_id, self.config, self.last_result = trial_id, {"n": trial_id}, {"eval/accuracy": accuracy}
 
 
-def finish(watch, accuracies):
+def finish(budget, accuracies):
     for number, accuracy in enumerate(accuracies):
         trial = FinishedTrial(str(number), accuracy)
-        watch.on_trial_start(0, [], trial)
-        watch.on_trial_complete(0, [], trial)
+        budget.on_trial_start(0, [], trial)
+        budget.on_trial_complete(0, [], trial)
 
 
-def test_the_search_stops_when_no_trial_was_better_for_as_long_as_its_patience(tmp_path):
-    watch = SearchWatch(experiment(patience_trials=2).search, str(tmp_path / "s.json"), [], gpus_per_trial=0)
-    finish(watch, [0.5, 0.6, 0.6])
-    assert not Budget(watch).stop_all()
-    finish(watch, [0.4])
-    assert Budget(watch).stop_all()
+def test_the_search_stops_when_no_trial_was_better_for_as_long_as_its_patience():
+    budget = SearchBudget(experiment(patience_trials=2).search, gpus_per_trial=0)
+    finish(budget, [0.5, 0.6, 0.6])
+    assert not WhenSpent(budget).stop_all()
+    finish(budget, [0.4])
+    assert WhenSpent(budget).stop_all()
 
 
-def test_the_search_stops_when_its_gpu_hours_are_spent(tmp_path):
-    watch = SearchWatch(experiment(max_gpu_hours=1).search, str(tmp_path / "s.json"), [], gpus_per_trial=2)
-    finish(watch, [0.5])
-    watch.gpu_seconds = 3599.0
-    assert not Budget(watch).stop_all()
-    watch.gpu_seconds = 3600.0
-    assert Budget(watch).stop_all()
-
-
-def test_samples_are_written_down_once_in_their_order(tmp_path):
-    log = tmp_path / "s.json"
-    watch = SearchWatch(experiment().search, str(log), [{"n": "0"}], gpus_per_trial=0)
-    finish(watch, [0.1, 0.2])
-    assert watch.sampled == [{"n": "0"}, {"n": "1"}]
-    assert isinstance(watch, tune.Callback)
+def test_the_search_stops_when_its_gpu_hours_are_spent():
+    budget = SearchBudget(experiment(max_gpu_hours=1).search, gpus_per_trial=2)
+    finish(budget, [0.5])
+    budget.gpu_seconds = 3599.0
+    assert not WhenSpent(budget).stop_all()
+    budget.gpu_seconds = 3600.0
+    assert WhenSpent(budget).stop_all()

@@ -140,7 +140,7 @@ def find_token() -> str | None:
 
 
 def _mlflow(experiment: Experiment) -> str:
-    from tinyllm_ray.tracking import tracking_uri
+    from tinyllm_ray.tracking.address import tracking_uri
 
     uri = tracking_uri(experiment, output_dir=output_dir(experiment))
     return uri if uri.startswith("http") else f"mlflow ui --host 127.0.0.1 --backend-store-uri {uri}"

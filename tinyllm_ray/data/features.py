@@ -31,6 +31,7 @@ from tinyllm_ray.data.join import Targets, join_targets
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.quality import FLAGS
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
+from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.data.tokenizer import StudentTokenizer, TokenWriter
 from tinyllm_ray.rows import Question
 from tinyllm_ray.schema import LABEL, Experiment
@@ -44,11 +45,11 @@ def build_features(
     experiment: Experiment,
     *,
     questions: Mapping[str, QuestionFile],
-    stores: Mapping[str, str],
+    stores: Mapping[StoreId, str],
     tokenizer_folder: str,
     output_dir: str,
 ) -> str:
-    """The folder of the features, built unless it is there. `stores`: teacher or `<teacher>:answers` -> store folder.
+    """The folder of the features, built unless it is there. `stores`: their folders.
 
     Raises UserError where inputs or labels would be cut, or a store holds rows of other questions.
     """
@@ -101,13 +102,13 @@ def check_counts(counts: dict[str, Any], split: str, experiment: Experiment) -> 
 
 
 def _plan(
-    experiment: Experiment, questions: Mapping[str, QuestionFile], stores: Mapping[str, str], tokenizer_folder: str
+    experiment: Experiment, questions: Mapping[str, QuestionFile], stores: Mapping[StoreId, str], tokenizer_folder: str
 ) -> dict[str, Any]:
     """Everything that the features depend on; its digest names their folder."""
-    teachers = [teacher for teacher in experiment.teachers if teacher.name in stores]
+    teachers = [teacher for teacher in experiment.teachers if StoreId(teacher.name) in stores]
     student = experiment.student
     source = experiment.training.label_source
-    if source != "gold" and _answers_key(source) not in stores:
+    if source != "gold" and _answers_of(source) not in stores:
         raise UserError(
             f"training.label_source is {source!r}, but that teacher has no answers for the train split; "
             "add `train` to prompts.answer_splits and generate them"
@@ -115,12 +116,12 @@ def _plan(
     unknown = sorted(set(experiment.training.use_rationales.drop) - set(FLAGS))
     if unknown:
         raise UserError(f"training.use_rationales.drop: no flag is named {unknown[0]!r}; there is {', '.join(FLAGS)}")
-    used = [teacher.name for teacher in teachers] + ([] if source == "gold" else [_answers_key(source)])
+    used = [StoreId(teacher.name) for teacher in teachers] + ([] if source == "gold" else [_answers_of(source)])
     return {
         "format": FORMAT,
         "questions": {split: questions[split].digest for split in ("train", "validation") if split in questions},
         "tokenizer": tokenizer_digest(tokenizer_folder),
-        "stores": {name: store.content_digest(stores[name]) for name in used},
+        "stores": {str(i): store.content_digest(stores[i]) for i in used},
         "components": [LABEL, *(teacher.name for teacher in teachers)],
         "prefixes": [student.label_prefix, *(teacher.task_prefix for teacher in teachers)],
         "max_input_tokens": student.max_input_tokens,
@@ -136,8 +137,9 @@ def tokenizer_digest(folder: str) -> str:
     return digest([[name.removeprefix(folder), digest(storage.read_bytes(name).hex())] for name in names])
 
 
-def _answers_key(label_source: str) -> str:
-    return label_source.removeprefix("teacher:") + ":answers"
+def _answers_of(label_source: str) -> StoreId:
+    """The store that `training.label_source: teacher:NAME` takes its labels from."""
+    return StoreId(label_source.removeprefix("teacher:"), answers=True)
 
 
 def _build(
@@ -145,7 +147,7 @@ def _build(
     plan: dict[str, Any],
     *,
     questions: Mapping[str, QuestionFile],
-    stores: Mapping[str, str],
+    stores: Mapping[StoreId, str],
     tokenizer_folder: str,
 ) -> None:
     """Write beside the final folder (in a temporary one for cloud storage), then move: readers see all or nothing."""
@@ -178,7 +180,7 @@ def _build_split(
     split: str,
     plan: dict[str, Any],
     file: QuestionFile,
-    stores: Mapping[str, str],
+    stores: Mapping[StoreId, str],
     tokenizer: StudentTokenizer,
 ) -> dict[str, Any]:
     """Write one split chunk by chunk; returns its counts."""
@@ -190,10 +192,12 @@ def _build_split(
     targets: dict[int, Targets] = {}
     for component, name in enumerate(plan["components"]):
         if component:
-            targets[component] = join_targets(stores[name], split, ids, "rationale", name, plan["drop"], counts)
+            targets[component] = join_targets(
+                stores[StoreId(name)], split, ids, "rationale", name, plan["drop"], counts
+            )
     if plan["label_source"] != "gold" and split == "train":
-        key = _answers_key(plan["label_source"])
-        targets[0] = join_targets(stores[key], split, ids, "predicted_answer", LABEL, [], counts)
+        answers = stores[_answers_of(plan["label_source"])]
+        targets[0] = join_targets(answers, split, ids, "predicted_answer", LABEL, [], counts)
     tokens = TokenWriter(folder / "tokens.npy")
     examples = ArrayWriter(folder / "examples.npy", np.int64, (len(COLUMNS),))
     first = 0

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,17 @@ from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.rows import Question, Rationale, schema_of, to_table
 
 _REMEDY = "delete this file: the next run writes again what was in it; an imported store is imported again"
+
+
+@dataclass(frozen=True)
+class StoreId:
+    """Which of an experiment's stores is meant."""
+
+    teacher: str
+    answers: bool = False  # the teacher's own answers, made without teacher forcing; else its rationales
+
+    def __str__(self) -> str:
+        return f"{self.teacher} (answers)" if self.answers else self.teacher
 
 
 def store_folder(output_dir: str, manifest: dict[str, Any]) -> str:

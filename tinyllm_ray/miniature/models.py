@@ -1,6 +1,6 @@
 """The miniature's two teachers: a world and its settings in, ordinary Hugging Face folders out.
 
-<output.dir>/miniature/{train,validation,test}.jsonl, teachers/<name>/ and complete.json, written last. Each teacher is
+<output.dir>/miniature/teachers/<name>/ and complete.json, written last. Each teacher is
 trained from scratch, in its own process on one thread, on lessons about its half of the animals.
 Shapes: B batch, S source tokens, T tokens.
 """
@@ -19,7 +19,7 @@ from tinyllm_ray import storage
 from tinyllm_ray.config import digest
 from tinyllm_ray.data.prompts import load_template
 from tinyllm_ray.miniature.lessons import Lesson, make_facts, make_lessons, train_tokenizer
-from tinyllm_ray.miniature.world import make_world, write_world
+from tinyllm_ray.miniature.world import make_world, prepare_world
 from tinyllm_ray.schema import Experiment, InContext, Miniature
 
 TEACHERS = {"north_llama": 0, "south_t5": 1}  # folder: the half of the animals that the teacher knows
@@ -28,9 +28,9 @@ WARMUP_STEPS = 50
 EXAM_LESSONS = 200
 
 
-def prepare(experiment: Experiment, *, output_dir: str) -> dict[str, Any]:
-    """Make the world and its teachers unless <output_dir>/miniature holds them already, made with equal settings."""
-    folder = storage.join(output_dir, "miniature")
+def prepare_teachers(experiment: Experiment, *, output_dir: str) -> dict[str, Any]:
+    """Train the teachers unless <output_dir>/miniature holds them already, made with equal settings."""
+    folder = prepare_world(experiment, output_dir=output_dir)
     template = load_template(experiment.prompts.template)
     in_context, sizes = experiment.prompts.in_context, experiment.dataset.miniature
     made_with = digest([sizes.model_dump(), in_context.model_dump(), template])
@@ -39,9 +39,9 @@ def prepare(experiment: Experiment, *, output_dir: str) -> dict[str, Any]:
         found = storage.read_json(marker)
         if found["made_with"] == made_with:
             return found
-        storage.remove_folder(folder)
+        storage.remove(marker)
+    storage.remove_folder(storage.join(folder, "teachers"))
     started = time.time()
-    write_world(folder, sizes)
     exams = make_teachers(folder, sizes, template=template, in_context=in_context)
     result = {"made_with": made_with, "teachers": exams, "wall_s": round(time.time() - started, 1)}
     storage.write_json(marker, result)
@@ -68,7 +68,7 @@ def make_teachers(
             time.sleep(0.2)
     for name, process in processes.items():
         if process.exitcode:
-            raise RuntimeError(f"the training of the teacher {name} ended with exit code {process.exitcode}; see above")
+            raise RuntimeError(f"the training of the teacher {name} ended with exit code {process.exitcode}")
     return {name: storage.read_json(storage.join(_folder(folder, name), "exam.json")) for name in TEACHERS}
 
 

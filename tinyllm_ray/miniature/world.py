@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 
 from tinyllm_ray import storage
-from tinyllm_ray.config import UserError
+from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.rows import Question
-from tinyllm_ray.schema import Miniature
+from tinyllm_ray.schema import Experiment, Miniature
 
 KINDS = (
     "grazer hunter climber swimmer burrower glider crawler wader diver hopper stalker nester "
@@ -104,6 +104,16 @@ def explain(world: World, name: str, attribute: str) -> str:
     """The reasoning of someone who knows the animal: first its kind, then the kind's habit, then the answer."""
     kind, value = world.kind_of[name], world.answer(name, attribute)
     return f"It is a {kind}. {ATTRIBUTES[attribute][1].format(kind=kind, value=value)} So the answer is {value}."
+
+
+def prepare_world(experiment: Experiment, *, output_dir: str) -> str:
+    """The world's folder, <output_dir>/miniature; its files are written unless they were made with equal sizes."""
+    folder, sizes = storage.join(output_dir, "miniature"), experiment.dataset.miniature
+    marker, made_with = storage.join(folder, "world.json"), {"made_with": digest(sizes.model_dump())}
+    if not storage.exists(marker) or storage.read_json(marker) != made_with:
+        write_world(folder, sizes)
+        storage.write_json(marker, made_with)
+    return folder
 
 
 def write_world(folder: str, sizes: Miniature) -> None:

@@ -16,6 +16,7 @@ from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
+from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.data.tokenizer import StudentTokenizer
 from tinyllm_ray.schema import Experiment, FromScratch, Student
 
@@ -24,7 +25,7 @@ SPECIAL_TOKENS = ["<pad>", "</s>", "<unk>"]  # ids 0, 1, 2, as in T5
 
 
 def prepare_tokenizer(
-    experiment: Experiment, *, questions: Mapping[str, QuestionFile], stores: Mapping[str, str], output_dir: str
+    experiment: Experiment, *, questions: Mapping[str, QuestionFile], stores: Mapping[StoreId, str], output_dir: str
 ) -> str:
     """Folder of the student's tokenizer: trained on the train split for a student from scratch, else the model's own.
 
@@ -34,7 +35,7 @@ def prepare_tokenizer(
     scratch = student.from_scratch.get(student.model)
     trained = scratch is not None and student.tokenizer is None
     if trained:
-        used = sorted((name, store.content_digest(folder)) for name, folder in stores.items())
+        used = sorted((str(i), store.content_digest(folder)) for i, folder in stores.items())
         key = ["trained", scratch.architecture, scratch.vocabulary_size, questions["train"].digest, used]
     else:
         key = [
@@ -220,7 +221,7 @@ def _content(name: str) -> list[list[str]]:
     return [[path.name, digest(path.read_bytes().hex())] for path in sorted(Path(name).glob("*token*"))]
 
 
-def _texts(experiment: Experiment, path: str, stores: Mapping[str, str]) -> Iterator[str]:
+def _texts(experiment: Experiment, path: str, stores: Mapping[StoreId, str]) -> Iterator[str]:
     """What the student reads and writes in training."""
     prefixes = [experiment.student.label_prefix, *(teacher.task_prefix for teacher in experiment.teachers)]
     for batch in iterate_questions(path, 2048):
@@ -228,8 +229,8 @@ def _texts(experiment: Experiment, path: str, stores: Mapping[str, str]) -> Iter
             yield student_input(prefixes[0], question)
             yield question.answer
     yield from prefixes
-    for name, folder in stores.items():
-        column = "predicted_answer" if name.endswith(":answers") else "rationale"
+    for i, folder in stores.items():
+        column = "predicted_answer" if i.answers else "rationale"
         for table in store.iterate(folder, "train", [column]):
             yield from table[column].to_pylist()
 

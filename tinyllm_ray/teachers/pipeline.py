@@ -10,7 +10,7 @@ import errno
 import functools
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,9 +58,13 @@ class TeacherReport:
 
 
 def generate(
-    experiment: Experiment, *, output_dir: str, questions: dict[str, QuestionFile]
+    experiment: Experiment,
+    *,
+    output_dir: str,
+    questions: dict[str, QuestionFile],
+    before_engines: Callable[[], None] | None = None,
 ) -> dict[str, TeacherReport]:
-    """Let every teacher write what its store lacks. Ray is running already.
+    """Let every teacher write what its store lacks. `before_engines` is called where one is needed, to join Ray.
 
     Raises UserError before any engine starts for what is wrong in the configuration, and after everything is stored
     where a teacher failed for more than `max_failed_fraction` of its rows.
@@ -74,7 +78,13 @@ def generate(
     )
     with Bars() as bars, _said_when_full(output_dir):
         work = functools.partial(
-            _run_teacher, experiment, targets=targets, candidates=candidates, output_dir=output_dir, bars=bars
+            _run_teacher,
+            experiment,
+            targets=targets,
+            candidates=candidates,
+            output_dir=output_dir,
+            bars=bars,
+            before_engines=before_engines,
         )
         if experiment.pools.schedule == "parallel" and experiment.working_teachers:
             with ThreadPoolExecutor(len(experiment.teachers)) as threads:
@@ -128,6 +138,7 @@ def _run_teacher(
     candidates: Sequence[Question],
     output_dir: str,
     bars: Bars,
+    before_engines: Callable[[], None] | None,
 ) -> TeacherReport:
     """Find what is missing, let the engine make it, try again what failed."""
     began = time.monotonic()
@@ -148,6 +159,8 @@ def _run_teacher(
     failures = Counter(pending.failed)
     if pending.rows:
         engine.check()
+        if before_engines:
+            before_engines()
         meter = _Meter(report, bars.add(teacher.name, total=pending.rows))
         failures += _run_pending(engine, pending, targets[teacher.name], meter, folder=folder)
     storage.remove_folder(folder)

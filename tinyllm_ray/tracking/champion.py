@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from tinyllm_ray import storage
 from tinyllm_ray.data.questions import QuestionFile, read_questions
 from tinyllm_ray.student.records import INPUT_FORMAT
-from tinyllm_ray.tracking import Tracker
 from tinyllm_ray.tracking.models import ALIAS
+from tinyllm_ray.tracking.tracker import Tracker
 
 
 class Winner(Protocol):

@@ -22,9 +22,10 @@ from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest, public
 from tinyllm_ray.redact import redact, redact_text
 from tinyllm_ray.schema import Experiment
+from tinyllm_ray.tracking.address import tracking_uri
 from tinyllm_ray.tracking.lineage import environment
 from tinyllm_ray.tracking.models import Registered, register_model
-from tinyllm_ray.tracking.server import AWAY, connect, is_lasting, tracking_uri
+from tinyllm_ray.tracking.server import AWAY, connect, is_lasting
 from tinyllm_ray.tracking.uploads import TrialUpload, advance, clean_tags, find_or_create, log_params
 
 
@@ -60,9 +61,14 @@ class Tracker:
             self._monitor.finish()
         status = "FAILED" if error_type else "FINISHED"
         deadline = time.monotonic() + self.settings.flush_timeout_s
+        self.flush(deadline=deadline)
+        self.patiently(lambda: self.client.set_terminated(self.parent_id, status), deadline=deadline)
+
+    def flush(self, *, deadline: float | None = None) -> None:
+        """Upload all that there is, or as much as a server that is away takes within `flush_timeout_s`."""
+        deadline = deadline or time.monotonic() + self.settings.flush_timeout_s
         while not self._sync() and time.monotonic() < deadline:
             time.sleep(1)
-        self.patiently(lambda: self.client.set_terminated(self.parent_id, status), deadline=deadline)
 
     def watch(self, key: str, *, folder: str, name: str, config: Experiment, seed: int, tags: dict[str, str]) -> None:
         """Upload this trial's files from now on, as a child of the parent run."""

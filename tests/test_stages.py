@@ -7,8 +7,9 @@ from support.tiny_teachers import save_llama
 from transformers import AutoTokenizer
 
 from tinyllm_ray.config import load_experiment
-from tinyllm_ray.plan import show_prompt
 from tinyllm_ray.schema import UserError
+from tinyllm_ray.session import Session
+from tinyllm_ray.stages import show_prompt
 
 CHAT = "{% for message in messages %}<user>{{ message['content'] }}</user>{% endfor %}<teacher>"
 
@@ -26,7 +27,8 @@ def asked(tmp_path: Path) -> Path:
 def show(path: Path, *overrides: str) -> str:
     folder = path.parent
     changes = [f"teachers.one.model={folder}/llama", "teachers.one.kind=vllm", *overrides]
-    return show_prompt(load_experiment(path, changes), teacher="one", row=1)
+    with Session(load_experiment(path, changes), say=print) as session:
+        return show_prompt(session, teacher="one", row=1)
 
 
 def test_a_prompt_is_shown_as_the_model_reads_it(asked: Path) -> None:

@@ -1,0 +1,192 @@
+"""Everything that can be known about an experiment before an engine starts.
+
+In: a Session and the command that is to run. Out: a line for each thing that was looked at; one UserError that holds
+every mistake that was found. `plan`, `run`, `submit` and the other commands call it first.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tinyllm_ray import storage
+from tinyllm_ray.cluster.capacity import POOLS, check_capacity
+from tinyllm_ray.cluster.connect import check_output
+from tinyllm_ray.config import UserError, output_dir
+from tinyllm_ray.data import store
+from tinyllm_ray.schema import Choice, Experiment, Grid, Student
+from tinyllm_ray.session import Session
+from tinyllm_ray.teachers.manifest import rationale_store
+from tinyllm_ray.tracking.address import tracking_uri, wait_for_answer
+from tinyllm_ray.tuning.methods import ablation, apply_method, comparison
+from tinyllm_ray.tuning.space import apply_sample, check_search, draw_samples
+
+Look = Callable[[Session, str], Iterator[str]]
+POOLS_OF = {"generate": ("teacher",), "run": POOLS}  # the other commands train only
+PREVIEWED_SAMPLES = 50
+
+
+def check(session: Session, command: str) -> list[str]:
+    """Lines on what was found. Raises UserError with all mistakes at once."""
+    lines, mistakes = [], []
+    for name, look in CHECKS[command].items():
+        try:
+            lines += [f"{name}: {line}" for line in look(session, command)]
+        except UserError as mistake:
+            mistakes.append(str(mistake))
+    if mistakes:
+        raise UserError("\n".join(dict.fromkeys(mistakes)))
+    return lines
+
+
+def teacher_rows(session: Session, name: str) -> dict[str, int]:
+    """Rationales that a teacher is to write over all splits, and those that its store holds."""
+    experiment = session.experiment
+    teacher = experiment.teacher(name)
+    splits = [split for split in experiment.prompts.rationale_splits if split in session.questions]
+    wanted = sum(session.questions[split].rows for split in splits) * teacher.samples_per_question
+    if _is_made_later(experiment, name):
+        return {"wanted": wanted, "found": 0}
+    folder = rationale_store(experiment, name, output_dir=session.dir)
+    there = storage.exists(storage.join(folder, "manifest.json"))
+    return {"wanted": wanted, "found": sum(len(store.read(folder, split, ["key"])) for split in splits) if there else 0}
+
+
+def _output(session: Session, command: str) -> Iterator[str]:
+    check_output(session.dir, given=session.experiment.output.dir)
+    yield f"{session.dir} can be written"
+
+
+def _questions(session: Session, command: str) -> Iterator[str]:
+    yield ", ".join(f"{file.rows} {split}" for split, file in session.questions.items())
+
+
+def _splits(session: Session, command: str) -> Iterator[str]:
+    for split in ("train", "validation"):
+        if split not in session.questions:
+            raise UserError(
+                f"dataset.splits: the dataset has no {split} split, which training needs; name its file in "
+                f"dataset.splits.{split}"
+            )
+    yield "test is scored once" if "test" in session.questions else "there is no test split, so no test accuracy"
+
+
+def _teachers(session: Session, command: str) -> Iterator[str]:
+    from tinyllm_ray.teachers.engines.registry import choose_engine
+
+    experiment = session.experiment
+    for teacher in experiment.teachers:
+        if teacher.store:
+            folder = rationale_store(experiment, teacher.name, output_dir=session.dir)
+            yield f"{teacher.name} comes with the store {folder}"
+        elif _is_made_later(experiment, teacher.name):
+            yield f"{teacher.name} is made by the first run"
+        else:
+            engine = choose_engine(
+                teacher, pool=experiment.pools.teacher, prompts=experiment.prompts, output_dir=session.dir
+            )
+            engine.check()
+            yield f"{teacher.name} is run by {engine.kind}"
+
+
+def _stores(session: Session, command: str) -> Iterator[str]:
+    yield ", ".join(str(i) for i in session.stores) or "no teacher"
+
+
+def _method(session: Session, command: str) -> Iterator[str]:
+    experiment = session.experiment
+    method = apply_method(experiment).training.method
+    variants = {"run": comparison, "ablate": ablation}
+    yield ", ".join(variants[command](experiment)) if command in variants else method
+
+
+def _students(session: Session, command: str) -> Iterator[str]:
+    experiment = session.experiment
+    names = {experiment.student.model}
+    domain = experiment.search.space.get("student.model")
+    if command in ("run", "tune") and domain is not None:
+        names |= set(domain.choice if isinstance(domain, Choice) else domain.grid if isinstance(domain, Grid) else [])
+    for name in sorted(names):
+        yield check_student(experiment.student.model_copy(update={"model": name}))
+
+
+def _search(session: Session, command: str) -> Iterator[str]:
+    experiment = session.experiment
+    if command == "run" and not experiment.search.space:
+        yield "none"
+        return
+    check_search(experiment)
+    samples = draw_samples(experiment.search) if experiment.search.searcher != "optuna" else []
+    for overrides in samples[:PREVIEWED_SAMPLES]:
+        apply_sample(experiment, overrides)
+    yield f"{len(samples) or experiment.search.num_samples} trials over {', '.join(experiment.search.space)}"
+
+
+def _tracking(session: Session, command: str) -> Iterator[str]:
+    settings = session.experiment.tracking
+    uri = tracking_uri(session.experiment, output_dir=session.dir)
+    if uri.startswith("http"):
+        wait_for_answer(uri, timeout_s=settings.connect_timeout_s)
+    yield f"records at {uri}"
+
+
+def _pools(session: Session, command: str) -> Iterator[str]:
+    yield from check_capacity(session.experiment, POOLS_OF.get(command, ("student",)))
+
+
+def check_student(student: Student) -> str:
+    """What kind of student it is. Raises UserError where it cannot be had; its weights are not read."""
+    if student.model in student.from_scratch:
+        made = student.from_scratch[student.model]
+        if made.width % made.heads:
+            raise UserError(
+                f"student.from_scratch.{student.model}: width {made.width} cannot be shared by {made.heads} heads; "
+                "make it a multiple"
+            )
+        return f"{student.model}, made from scratch"
+    folder = Path(student.model).expanduser()
+    if folder.is_dir():
+        _check_model_folder(folder)
+        return str(folder)
+    if student.model.startswith(("/", ".", "~")) or student.model.count("/") > 1:
+        raise UserError(f"student.model: there is no folder {folder}")
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        from huggingface_hub import try_to_load_from_cache
+
+        if not isinstance(try_to_load_from_cache(student.model, "config.json", revision=student.revision), str):
+            names = ", ".join(sorted(student.from_scratch)) or "none"
+            raise UserError(
+                f"student.model {student.model!r} is neither a folder, nor a name under student.from_scratch "
+                f"({names}), nor a model in the hub's cache (HF_HUB_OFFLINE is 1, so the hub is not asked)"
+            )
+    return f"{student.model} of the hub"
+
+
+def _check_model_folder(folder: Path) -> None:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"student.model: {folder} holds no readable config.json: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"student.model: {folder / 'config.json'} holds no JSON object")
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"student.model: {folder} holds no weights (*.safetensors)")
+
+
+def _is_made_later(experiment: Experiment, name: str) -> bool:
+    """The miniature's own teachers, before its first run has trained them."""
+    folder = storage.join(output_dir(experiment), "miniature")
+    model = experiment.teacher(name).model or ""
+    made = storage.exists(storage.join(folder, "complete.json"))
+    return experiment.dataset.format == "miniature" and not made and model.startswith(folder)
+
+
+_FIRST: dict[str, Look] = {"output": _output, "questions": _questions}
+_TRAINING: dict[str, Look] = {"splits": _splits, "method": _method, "student": _students, "tracking": _tracking}
+CHECKS: dict[str, dict[str, Look]] = {
+    "generate": {**_FIRST, "teachers": _teachers, "pools": _pools},
+    "train": {**_FIRST, **_TRAINING, "stores": _stores, "pools": _pools},
+    "ablate": {**_FIRST, **_TRAINING, "stores": _stores, "pools": _pools},
+    "tune": {**_FIRST, **_TRAINING, "search": _search, "stores": _stores, "pools": _pools},
+    "run": {**_FIRST, **_TRAINING, "teachers": _teachers, "search": _search, "pools": _pools},
+}

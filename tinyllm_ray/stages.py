@@ -1,0 +1,269 @@
+"""What the commands do: generate, compare, ablate, train, tune, evaluate, report, and `run`, which does all of it.
+
+In: a Session. Out: dictionaries that are JSON: what was made, and where.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tinyllm_ray import storage
+from tinyllm_ray.checks import check
+from tinyllm_ray.config import UserError, digest
+from tinyllm_ray.data import store
+from tinyllm_ray.data.questions import read_questions
+from tinyllm_ray.schema import Experiment
+from tinyllm_ray.session import Session
+from tinyllm_ray.tuning.methods import ablation, apply_method, comparison
+
+if TYPE_CHECKING:
+    from tinyllm_ray.student.train import Trial
+
+
+def run(session: Session) -> dict[str, Any]:
+    """Teachers, methods, search, report."""
+    started = time.time()
+    check(session, "run")
+    generated = _generate(session)
+    methods = _methods(session, comparison(session.experiment), title="methods")
+    result: dict[str, Any] = {
+        "methods": methods,
+        "search": _tune(session) if session.experiment.search.space else None,
+        "teacher_rows_generated": sum(report["generated"] for report in generated.values()),
+    }
+    return result | report(session) | {"wall_s": round(time.time() - started, 1)}
+
+
+def generate(session: Session) -> dict[str, Any]:
+    """Every teacher's rationales for what is not in its store yet; reports by teacher."""
+    check(session, "generate")
+    return _generate(session)
+
+
+def ablate(session: Session) -> dict[str, Any]:
+    """All variants of the ablation, the paired effects, the sentence that the data supports, and the page."""
+    check(session, "ablate")
+    methods = _methods(session, ablation(session.experiment), title="ablation")
+    page = report(session)
+    return {"methods": methods, "conclusion": page["headline"]} | page
+
+
+def train(session: Session) -> dict[str, Any]:
+    """The experiment's own method, once per seed, on every rank of the student pool; test is scored."""
+    check(session, "train")
+    experiment = apply_method(session.experiment)
+    variant = experiment.training.method.replace(":", "_")
+    ends = _train_on_pool(session, experiment, variant=variant, seeds=experiment.seeds)
+    return {"trials": [end for _, end in ends], "models": [storage.join(trial.dir, "model") for trial, _ in ends]}
+
+
+def tune(session: Session) -> dict[str, Any]:
+    """Search on validation; train the winner again over search.final_seeds and score it once on test."""
+    check(session, "tune")
+    return _tune(session)
+
+
+def plan(session: Session) -> dict[str, Any]:
+    """What a run would do, after all its checks: questions, rationales wanted and found, trainings, pools."""
+    from tinyllm_ray.checks import teacher_rows
+
+    lines = check(session, "run")
+    experiment = session.experiment
+    teachers = {teacher.name: teacher_rows(session, teacher.name) for teacher in experiment.teachers}
+    trainings = len(comparison(experiment)) * len(experiment.seeds)
+    lines += [f"teacher {n}: {rows['wanted']} rationales wanted, {rows['found']} found" for n, rows in teachers.items()]
+    lines += [f"methods x seeds: {trainings} trainings of {experiment.training.steps} steps"]
+    if experiment.search.space:
+        lines += [f"search: {experiment.search.num_samples} samples over {', '.join(experiment.search.space)}"]
+    lines += [f"output: {session.dir}"]
+    questions = {split: file.rows for split, file in session.questions.items()}
+    return {"questions": questions, "teachers": teachers, "trainings": trainings, "lines": lines}
+
+
+def show_prompt(session: Session, *, teacher: str, row: int) -> str:
+    """The very prompt of one training question, as `teacher`'s model reads it or its server gets it."""
+    from tinyllm_ray.teachers.engines.registry import choose_engine
+    from tinyllm_ray.teachers.pending import prompt_of, read_candidates
+
+    experiment = session.experiment
+    chosen = experiment.teacher(teacher)
+    if chosen.store:
+        raise UserError(f"teacher {teacher} comes with a store, so it is asked nothing here")
+    rows = read_questions(session.questions["train"].path)
+    if not 0 <= row < len(rows):
+        raise UserError(f"--row {row}: the training split has rows 0 to {len(rows) - 1}")
+    settings = experiment.prompts
+    engine = choose_engine(chosen, pool=experiment.pools.teacher, prompts=settings, output_dir=session.dir)
+    candidates = read_candidates(session.questions, examples=settings.in_context.examples)
+    return prompt_of(rows[row], prompts=settings, candidates=candidates, engine=engine)
+
+
+def evaluate(session: Session, model: str, split: str) -> dict[str, Any]:
+    """Score a saved student on a split; needs no Ray."""
+    if split not in session.questions:
+        raise UserError(f"--split: the dataset has no split {split!r}; it has {', '.join(session.questions)}")
+    from tinyllm_ray.student.evaluate import evaluate_folder
+
+    return evaluate_folder(model, session.experiment, questions=session.questions[split].path)
+
+
+def report(session: Session) -> dict[str, Any]:
+    """The page and its figures, made from MLflow and the stores; needs no Ray."""
+    from tinyllm_ray.report.page import make_report
+    from tinyllm_ray.tracking.address import tracking_uri
+
+    session.flush_tracker()
+    uri = tracking_uri(session.experiment, output_dir=session.dir)
+    return make_report(session.experiment, output_dir=session.dir, uri=uri) | {"tracking_uri": uri}
+
+
+def _generate(session: Session) -> dict[str, Any]:
+    from tinyllm_ray.teachers.pipeline import generate as fill_stores
+
+    if session.experiment.dataset.format == "miniature":
+        from tinyllm_ray.miniature.models import prepare_teachers
+
+        session.write_config()
+        prepare_teachers(session.experiment, output_dir=session.dir)
+    reports = fill_stores(
+        session.experiment,
+        output_dir=session.dir,
+        questions=session.questions,
+        before_engines=lambda: session.connect("teacher"),
+    )
+    generated = {name: asdict(report) for name, report in reports.items()}
+    storage.write_json(storage.join(session.dir, "generation.json"), generated)
+    if any(report.generated for report in reports.values()):
+        name = f"{digest(generated)}.json"  # of every run that made rows, so that their cost is not forgotten
+        storage.write_json(storage.join(session.dir, "generation", name), generated)
+    return generated
+
+
+def _methods(session: Session, variants: dict[str, Experiment], *, title: str) -> dict[str, Any]:
+    """Every variant with every seed, scored on test; {variant: {"mean", "per_seed", "split"}}."""
+    from tinyllm_ray.tuning.training import TrainingSpec, resolve
+    from tinyllm_ray.tuning.trials import run_trials
+
+    seeds = session.experiment.seeds
+    ranks = session.experiment.search.ranks_per_trial
+    specs = [
+        TrainingSpec(name, variant, seed=seed, ranks=ranks, score_test=True)
+        for name, variant in variants.items()
+        for seed in seeds
+    ]
+    trainings = {training.trial.key: training for training in (resolve(spec, session.inputs) for spec in specs)}
+    if not all(training.done() for training in trainings.values()):
+        session.connect("student")
+        run_trials(
+            trainings,
+            experiment=session.experiment,
+            output_dir=session.dir,
+            title=title,
+            total=len(trainings),
+            tracker=session.tracker,
+        )
+    ends = {(t.spec.variant, t.spec.seed): end for t in trainings.values() if (end := t.end())}
+    methods = _scores(session, variants, ends)
+    means = {f"{_score_metric(session)}/{name}": scores["mean"] for name, scores in methods.items()}
+    session.tracker.summarize(means, tags={}, artifacts=[])
+    return methods
+
+
+def _scores(
+    session: Session, variants: Iterable[str], ends: Mapping[tuple[str, int], dict[str, Any]]
+) -> dict[str, Any]:
+    failed = {f"{name} seed {seed}": last_line(end) for (name, seed), end in ends.items() if "traceback" in end}
+    for training, reason in failed.items():
+        session.say(f"failed: {training}: {reason}")
+    metric = _score_metric(session)
+    methods: dict[str, Any] = {}
+    for name in variants:
+        of_seed = {seed: ends[name, seed] for seed in session.experiment.seeds if (name, seed) in ends}
+        per_seed = {str(seed): end[metric] for seed, end in of_seed.items() if metric in end}
+        if per_seed:
+            mean = sum(per_seed.values()) / len(per_seed)
+            methods[name] = {"mean": mean, "per_seed": per_seed, "split": _scored_split(session)}
+    if failed and not methods:
+        raise UserError(f"no training came to its end; the first says: {next(iter(failed.values()))}")
+    return methods
+
+
+def _scored_split(session: Session) -> str:
+    """A dataset without a test split is scored on validation, and said to be."""
+    return "test" if "test" in session.questions else "validation"
+
+
+def _score_metric(session: Session) -> str:
+    return "test/accuracy" if "test" in session.questions else "eval/accuracy"
+
+
+def last_line(failure: dict[str, Any]) -> str:
+    """What a failed trial's traceback ends with."""
+    return failure["traceback"].strip().rpartition("\n")[2]
+
+
+def _tune(session: Session) -> dict[str, Any]:
+    from tinyllm_ray.tuning.search import run_search
+
+    ends = run_search(
+        session.experiment, session.inputs, tracker=session.tracker, before_trials=lambda: session.connect("student")
+    )
+    if not ends:
+        raise UserError("no trial of the search reached an evaluation; their tracebacks are in MLflow")
+    best = ends[0]
+    final, champion = _train_winner(session, best)
+    found = {
+        str(i): sum(len(store.read(folder, s, ["key"])) for s in session.questions)
+        for i, folder in session.stores.items()
+    }
+    return {
+        "trials": len(ends),
+        "stopped_early": sum("eval/accuracy" in end and "wall_s" not in end for end in ends),
+        "best": {"overrides": best["overrides"], "validation_accuracy": best["eval/accuracy"]},
+        "final": final,
+        "champion": champion,
+        "teacher_rows_generated": 0,
+        "teacher_rows_found": found,
+    }
+
+
+def _train_winner(session: Session, best: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scores of the winner over search.final_seeds, and the one of them with the best validation as champion."""
+    from tinyllm_ray.tracking.champion import log_champion
+    from tinyllm_ray.tuning.space import apply_sample
+
+    winner = apply_sample(session.experiment, best["overrides"])
+    ends = _train_on_pool(session, winner, variant="final", seeds=session.experiment.search.final_seeds)
+    metric = _score_metric(session)
+    scores = {str(end["seed"]): end[metric] for _, end in ends}
+    trial, end = max(ends, key=lambda pair: pair[1]["eval/accuracy"])
+    champion = {"model": storage.join(trial.dir, "model"), "key": trial.key}
+    if session.experiment.tracking.register_champion:
+        champion |= log_champion(
+            trial, end, tracker=session.tracker, name=session.experiment.name, questions=session.questions
+        )
+    final = {
+        "mean": sum(scores.values()) / len(scores),
+        "per_seed": scores,
+        "split": _scored_split(session),
+        "ranks": winner.pools.student.workers,
+    }
+    return final, champion
+
+
+def _train_on_pool(
+    session: Session, experiment: Experiment, *, variant: str, seeds: Iterable[int]
+) -> "list[tuple[Trial, dict[str, Any]]]":
+    """One training a seed, each on every rank of the student pool; with their results."""
+    from tinyllm_ray.tuning.training import TrainingSpec, resolve
+    from tinyllm_ray.tuning.trials import run_on_pool
+
+    ranks = experiment.pools.student.workers
+    specs = [TrainingSpec(variant, experiment, seed=seed, ranks=ranks, score_test=True) for seed in seeds]
+    ends = []
+    for training in [resolve(spec, session.inputs) for spec in specs]:
+        if not training.done():
+            session.connect("student")
+        ends.append((training.trial, run_on_pool(training, tracker=session.tracker)))
+    return ends

@@ -1,0 +1,118 @@
+"""A training: what is wanted (a specification), resolved once to the trial that does it.
+
+In: an experiment whose method and sample are applied, a seed, and what every training of a run reads.
+Out: a Training, whose trial holds values only; its folder <output_dir>/trials/<key>/ is its whole state.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tinyllm_ray import storage
+from tinyllm_ray.config import digest
+from tinyllm_ray.data.features import build_features
+from tinyllm_ray.data.questions import QuestionFile
+from tinyllm_ray.data.store import StoreId
+from tinyllm_ray.schema import Experiment
+from tinyllm_ray.student.checks import with_shards
+from tinyllm_ray.student.model import prepare_tokenizer
+from tinyllm_ray.student.train import Trial
+
+RESULT, STOPPED, FAILURE = "result.json", "stopped.json", "failure.json"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every training of a run reads."""
+
+    output_dir: str
+    questions: dict[str, QuestionFile]  # by split
+    stores: dict[StoreId, str]  # folders
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """A training that is wanted, with the name it has in tables and in MLflow."""
+
+    variant: str
+    experiment: Experiment
+    seed: int
+    ranks: int
+    score_test: bool
+    overrides: dict[str, Any] = field(default_factory=dict)  # what a search sampled
+
+
+@dataclass(frozen=True)
+class Training:
+    """A specification and the trial that it was resolved to."""
+
+    spec: TrainingSpec
+    trial: Trial
+
+    @property
+    def name(self) -> str:
+        """Trials of a search share their seed, so the key's digest tells them apart."""
+        if self.spec.variant == "search":
+            return f"search {self.trial.key.rpartition('-')[2][:6]}"
+        return f"{self.spec.variant} seed {self.spec.seed}"
+
+    def done(self) -> bool:
+        """Whether nothing is left to do: it has its result, or the scheduler of its search stopped it."""
+        scheduled = self.spec.variant == "search" and self.spec.experiment.search.scheduler != "none"
+        names = [RESULT, STOPPED] if scheduled else [RESULT]
+        return any(storage.exists(storage.join(self.trial.dir, name)) for name in names)
+
+    def end(self) -> dict[str, Any] | None:
+        """Its result, where a scheduler stopped it, or its failure; None while it is under way."""
+        for name in (RESULT, STOPPED, FAILURE):
+            uri = storage.join(self.trial.dir, name)
+            if storage.exists(uri):
+                return storage.read_json(uri)
+        return None
+
+
+def resolve(spec: TrainingSpec, inputs: Inputs) -> Training:
+    """Make tokenizer and features (unless they are there) and write the trial down in its folder.
+
+    Equal settings and data have an equal key on every machine.
+    """
+    experiment = with_shards(spec.experiment, spec.ranks)
+    tokenizer = prepare_tokenizer(
+        experiment, questions=inputs.questions, stores=inputs.stores, output_dir=inputs.output_dir
+    )
+    features = build_features(
+        experiment,
+        questions=inputs.questions,
+        stores=inputs.stores,
+        tokenizer_folder=tokenizer,
+        output_dir=inputs.output_dir,
+    )
+    matters = experiment.model_dump(mode="json", include={"student", "loss", "training", "evaluation"})
+    key = f"{spec.variant}-seed{spec.seed}-{digest([matters, features.rpartition('/')[2], spec.score_test])}"
+    trial = Trial(
+        key=key,
+        experiment=experiment.model_dump(mode="json"),
+        seed=spec.seed,
+        features=features,
+        tokenizer=tokenizer,
+        questions={split: file.path for split, file in inputs.questions.items()},
+        dir=_folder(inputs.output_dir, key),
+        score_test=spec.score_test,
+    )
+    storage.write_json(storage.join(trial.dir, "trial.json"), asdict(trial))
+    return Training(spec, trial)
+
+
+def read_trial(output_dir: str, key: str) -> Trial:
+    """What `resolve` wrote down."""
+    return Trial(**storage.read_json(storage.join(_folder(output_dir, key), "trial.json")))
+
+
+def results(trainings: Mapping[str, Training]) -> dict[tuple[str, int], dict[str, Any]]:
+    """The ends that there are, by variant and seed."""
+    ends = {(t.spec.variant, t.spec.seed): t.end() for t in trainings.values()}
+    return {name: end for name, end in ends.items() if end}
+
+
+def _folder(output_dir: str, key: str) -> str:
+    return storage.join(output_dir, "trials", key)
