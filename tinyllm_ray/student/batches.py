@@ -78,7 +78,7 @@ def shard_examples(features: Features, indices: np.ndarray, *, shards: int) -> l
     table = features.examples[indices]
     rows, inverse = np.unique(table[:, ROW], return_inverse=True)
     cost = np.bincount(inverse, weights=table[:, SOURCE_LENGTH] + table[:, TARGET_LENGTH], minlength=len(rows))
-    shard = share_between(cost, shards)[inverse]
+    shard = share_between(cost.tolist(), shards)[inverse]
     return [indices[shard == number] for number in range(shards)]
 
 

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ from tinyllm_ray.student.packed import decoder_start, padded_attention, target_l
 from tinyllm_ray.student.shards import gather_dict, gather_rows, rank, share_between, world_size
 from tinyllm_ray.tasks.choice import extract_answer, normalize
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 CALIBRATION_BINS = 10
 LATENCY_QUESTIONS, WARM_UP_QUESTIONS = 30, 5
 FEWEST_BATCHES, SMALLEST_BATCH = 8, 16  # enough batches that ranks finish together, none so small that it is slow
@@ -37,7 +41,7 @@ FEWEST_BATCHES, SMALLEST_BATCH = 8, 16  # enough batches that ranks finish toget
 class Reader:
     """A student ready to answer."""
 
-    model: nn.Module
+    model: "PreTrainedModel"
     tokenizer: StudentTokenizer
     student: Student
     batch_size: int
@@ -123,7 +127,12 @@ def confidence(scores: Sequence[float]) -> float:
 
 def evaluate_folder(folder: str, experiment: Experiment, *, questions: str) -> dict[str, float]:
     """Metrics of a saved student on a question file."""
-    saved = {"model": str(storage.local_folder(folder)), "tokenizer": None, "from_scratch": {}, "lora": None}
+    saved: dict[str, Any] = {
+        "model": str(storage.local_folder(folder)),
+        "tokenizer": None,
+        "from_scratch": {},
+        "lora": None,
+    }
     student = experiment.student.model_copy(update=saved)
     model, tokenizer = load_folder(student)
     model.to("cuda" if torch.cuda.is_available() else "cpu")

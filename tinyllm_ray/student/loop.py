@@ -28,6 +28,8 @@ from tinyllm_ray.student.packed import compile_student, decoder_start
 from tinyllm_ray.student.shards import GradientSum, gather_rows, rank, shards_of, tree_sum, world_size
 
 if TYPE_CHECKING:  # a machine that only runs the step needs no Pydantic
+    from transformers import PreTrainedModel
+
     from tinyllm_ray.schema import Training
 
 BETAS = (0.9, 0.999)
@@ -84,7 +86,7 @@ def learning_rate(step: int, training: "Training") -> float:
 
 
 def train(
-    model: nn.Module,
+    model: "PreTrainedModel",
     features: Features,
     *,
     training: "Training",

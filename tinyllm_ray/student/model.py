@@ -6,7 +6,7 @@ A tokenizer folder holds the usual files and layout.json: {"encoder_decoder", "b
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,7 +18,10 @@ from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.data.tokenizer import StudentTokenizer
-from tinyllm_ray.schema import Experiment, FromScratch, Student
+from tinyllm_ray.schema import Experiment, FromScratch, Lora, Student
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ENCODER_DECODERS = ("t5", "mt5")
 SPECIAL_TOKENS = ["<pad>", "</s>", "<unk>"]  # ids 0, 1, 2, as in T5
@@ -33,10 +36,9 @@ def prepare_tokenizer(
     """
     student = experiment.student
     scratch = student.from_scratch.get(student.model)
-    trained = scratch is not None and student.tokenizer is None
-    if trained:
+    if scratch and student.tokenizer is None:
         used = sorted((str(i), store.content_digest(folder)) for i, folder in stores.items())
-        key = ["trained", scratch.architecture, scratch.vocabulary_size, questions["train"].digest, used]
+        key: list[Any] = ["trained", scratch.architecture, scratch.vocabulary_size, questions["train"].digest, used]
     else:
         key = [
             "given",
@@ -48,7 +50,7 @@ def prepare_tokenizer(
     folder = storage.join(output_dir, "tokenizers", digest(key))
     if storage.exists(storage.join(folder, "layout.json")):
         return folder
-    if trained:
+    if scratch and student.tokenizer is None:
         tokenizer = _train_tokenizer(_texts(experiment, questions["train"].path, stores), scratch.vocabulary_size)
     else:
         tokenizer = _load_tokenizer(student)
@@ -87,7 +89,7 @@ def token_layout(tokenizer: Any, *, encoder_decoder: bool, name: str) -> dict[st
     }
 
 
-def load_student(student: Student, *, tokenizer_folder: str, seed: int) -> tuple[nn.Module, StudentTokenizer]:
+def load_student(student: Student, *, tokenizer_folder: str, seed: int) -> tuple["PreTrainedModel", StudentTokenizer]:
     """The model in float32 on the CPU (bfloat16 is autocast, so that small updates are not lost) and its tokenizer."""
     tokenizer = StudentTokenizer.open(tokenizer_folder)
     torch.manual_seed(seed)
@@ -97,15 +99,14 @@ def load_student(student: Student, *, tokenizer_folder: str, seed: int) -> tuple
     if size > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(size)
     if student.lora:
-        _add_lora(model, student)
+        _add_lora(model, student.lora)
     return model, tokenizer
 
 
-def load_folder(student: Student) -> tuple[nn.Module, StudentTokenizer]:
+def load_folder(student: Student) -> tuple["PreTrainedModel", StudentTokenizer]:
     """A saved student with the tokenizer of its folder."""
-    layout_of = {"encoder_decoder": _kind(student) != "decoder", "name": student.model}
     tokenizer = _load_tokenizer(student)
-    layout = token_layout(tokenizer, **layout_of)
+    layout = token_layout(tokenizer, encoder_decoder=_kind(student) != "decoder", name=student.model)
     return _load(student), StudentTokenizer(backend=tokenizer.backend_tokenizer, **layout)
 
 
@@ -128,10 +129,9 @@ def merge_lora(model: nn.Module) -> None:
         parameter.requires_grad_(True)
 
 
-def _add_lora(model: nn.Module, student: Student) -> None:
+def _add_lora(model: nn.Module, lora: Lora) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    lora = student.lora
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules
     )
@@ -141,7 +141,7 @@ def _add_lora(model: nn.Module, student: Student) -> None:
         raise UserError(f"student.lora.target_modules {lora.target_modules}: {error}") from None
 
 
-def _make(scratch: FromScratch, tokenizer: StudentTokenizer) -> nn.Module:
+def _make(scratch: FromScratch, tokenizer: StudentTokenizer) -> "PreTrainedModel":
     special = {
         "pad_token_id": tokenizer.pad,
         "eos_token_id": tokenizer.eos,
@@ -154,17 +154,33 @@ def _make(scratch: FromScratch, tokenizer: StudentTokenizer) -> nn.Module:
     if scratch.architecture == "t5":
         from transformers import T5Config, T5ForConditionalGeneration
 
-        sizes = {"d_model": scratch.width, "d_kv": scratch.width // scratch.heads, "d_ff": scratch.ff_width}
-        sizes |= {"num_layers": scratch.layers, "num_heads": scratch.heads, "dropout_rate": scratch.dropout}
-        return T5ForConditionalGeneration(T5Config(**special, **sizes, decoder_start_token_id=tokenizer.pad))
+        t5 = T5Config(
+            d_model=scratch.width,
+            d_kv=scratch.width // scratch.heads,
+            d_ff=scratch.ff_width,
+            num_layers=scratch.layers,
+            num_heads=scratch.heads,
+            dropout_rate=scratch.dropout,
+            decoder_start_token_id=tokenizer.pad,
+            **special,
+        )
+        return T5ForConditionalGeneration(t5)
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": scratch.width, "intermediate_size": scratch.ff_width, "num_hidden_layers": scratch.layers}
-    sizes |= {"num_attention_heads": scratch.heads, "attention_dropout": scratch.dropout}
-    return LlamaForCausalLM(LlamaConfig(**special, **sizes, bos_token_id=None, tie_word_embeddings=True))
+    llama = LlamaConfig(
+        hidden_size=scratch.width,
+        intermediate_size=scratch.ff_width,
+        num_hidden_layers=scratch.layers,
+        num_attention_heads=scratch.heads,
+        attention_dropout=scratch.dropout,
+        bos_token_id=None,
+        tie_word_embeddings=True,
+        **special,
+    )
+    return LlamaForCausalLM(llama)
 
 
-def _load(student: Student) -> nn.Module:
+def _load(student: Student) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     loader = AutoModelForCausalLM if _kind(student) == "decoder" else AutoModelForSeq2SeqLM
@@ -246,8 +262,12 @@ def _train_tokenizer(texts: Iterator[str], vocabulary_size: int) -> Any:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    options = {"special_tokens": SPECIAL_TOKENS, "initial_alphabet": alphabet, "show_progress": False}
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary_size, **options))
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
     pad, eos, unknown = SPECIAL_TOKENS
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, eos_token=eos, unk_token=unknown)

@@ -5,9 +5,9 @@ padding; attention runs in groups of similar length. The modules and weights are
 Legend: N flat source tokens, M flat target tokens, D width, H heads, K a head's width, L group length, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,22 +16,32 @@ from torch.utils.checkpoint import checkpoint
 
 from tinyllm_ray.student.batches import Batch, Group
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.models.t5.modeling_t5 import (
+        T5Attention,
+        T5Block,
+        T5LayerCrossAttention,
+        T5LayerSelfAttention,
+        T5Stack,
+    )
+
 ATTENTION = "tinyllm_packed"
 
 
-def target_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
+def target_logits(model: "PreTrainedModel", batch: Batch) -> torch.Tensor:
     """[M, V]"""
     hidden = _t5_hidden(model, batch) if model.config.is_encoder_decoder else _decoder_hidden(model, batch)
     return model.lm_head(hidden)
 
 
-def decoder_start(model: nn.Module) -> int | None:
+def decoder_start(model: "PreTrainedModel") -> int | None:
     """The token that an encoder-decoder's targets start from; None for decoder-only students."""
     return model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
 
 
 @contextmanager
-def padded_attention(model: nn.Module) -> Iterator[None]:
+def padded_attention(model: "PreTrainedModel") -> Iterator[None]:
     """Within it a decoder-only student attends to padded batches, as `generate` makes them."""
     before = model.config._attn_implementation
     if not model.config.is_encoder_decoder:
@@ -43,7 +53,7 @@ def padded_attention(model: nn.Module) -> Iterator[None]:
             model.set_attn_implementation(before)
 
 
-def _use_packed_attention(model: nn.Module) -> None:
+def _use_packed_attention(model: "PreTrainedModel") -> None:
     """Let a decoder-only student attend by groups. It stays so after the forward pass, since checkpointed layers run
     once more in the backward pass; only `padded_attention` turns it off for a while."""
     if model.config._attn_implementation != ATTENTION:
@@ -59,14 +69,14 @@ def _no_mask(*_: Any, **__: Any) -> None:
     """The groups hold what a mask would say."""
 
 
-def compile_student(model: nn.Module) -> None:
+def compile_student(model: "PreTrainedModel") -> None:
     """Compile what works token by token; it has one shape of input, [tokens, D]."""
     for name, module in model.named_modules():
         if name.endswith((".DenseReluDense", ".mlp")):
             module.compile(dynamic=True)
 
 
-def _decoder_hidden(model: nn.Module, batch: Batch) -> torch.Tensor:
+def _decoder_hidden(model: "PreTrainedModel", batch: Batch) -> torch.Tensor:
     """[M, D] of a decoder-only student, by its own forward pass with our attention."""
     _use_packed_attention(model)
     hidden = model.base_model(
@@ -78,7 +88,7 @@ def _decoder_hidden(model: nn.Module, batch: Batch) -> torch.Tensor:
     return hidden[0].index_select(0, batch.label_positions)
 
 
-def _t5_hidden(model: nn.Module, batch: Batch) -> torch.Tensor:
+def _t5_hidden(model: "PreTrainedModel", batch: Batch) -> torch.Tensor:
     """[M, D] of a T5 student: the encoder once for each source, then the decoder over all targets."""
     encoder, decoder = model.encoder, model.decoder
     encoded = encoder.dropout(encoder.embed_tokens(batch.source))  # [N, D]
@@ -97,20 +107,20 @@ def _t5_hidden(model: nn.Module, batch: Batch) -> torch.Tensor:
     return hidden * model.config.d_model**-0.5 if scaled else hidden
 
 
-def _run(model: nn.Module, function: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
+def _run(model: "PreTrainedModel", function: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
     if model.encoder.gradient_checkpointing and model.training:
         return checkpoint(function, *args, use_reentrant=False)
     return function(*args)
 
 
-def _encoder_block(block: nn.Module, hidden: torch.Tensor, batch: Batch, biases: list[torch.Tensor]) -> torch.Tensor:
+def _encoder_block(block: "T5Block", hidden: torch.Tensor, batch: Batch, biases: list[torch.Tensor]) -> torch.Tensor:
     attention, feed_forward = block.layer
     hidden = _attend(attention, attention.SelfAttention, hidden, None, batch.source_groups, biases)
     return feed_forward(hidden)
 
 
 def _decoder_block(
-    block: nn.Module,
+    block: "T5Block",
     hidden: torch.Tensor,
     encoded: torch.Tensor,
     batch: Batch,
@@ -124,12 +134,12 @@ def _decoder_block(
 
 
 def _attend(
-    layer: nn.Module,
-    attention: nn.Module,
+    layer: "T5LayerSelfAttention | T5LayerCrossAttention",
+    attention: "T5Attention",
     hidden: torch.Tensor,  # [M, D]
     encoded: torch.Tensor | None,  # [N, D] for cross-attention
     groups: list[Group],
-    biases: list[torch.Tensor | None],
+    biases: Sequence[torch.Tensor | None],
 ) -> torch.Tensor:
     """One attention layer of T5 with its norm, dropout and residual; [M, D]."""
     normed = layer.layer_norm(hidden)
@@ -143,6 +153,7 @@ def _attend(
     parts = []
     for group, bias in zip(groups, biases, strict=True):
         read = group.index if encoded is None else group.source_index
+        assert read is not None
         parts.append(_group_attention(query, key, value, group, read, bias=bias, dropout=dropout, scale=1.0))
     return hidden + layer.dropout(attention.o(torch.cat(parts).flatten(1)))
 
@@ -177,7 +188,7 @@ def _gather(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return states.index_select(0, index.flatten()).view(*index.shape, *states.shape[1:]).transpose(1, 2)
 
 
-def _biases(stack: nn.Module, groups: list[Group], *, causal: bool) -> list[torch.Tensor]:
+def _biases(stack: "T5Stack", groups: list[Group], *, causal: bool) -> list[torch.Tensor]:
     """Relative position bias of each group, masked; padding follows the real keys, so causal needs no other mask."""
     longest = max(group.index.shape[1] for group in groups)
     bias = stack.block[0].layer[0].SelfAttention.compute_bias(longest, longest)  # [1, H, L, L]
@@ -213,9 +224,10 @@ def _decoder_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention of a decoder-only student in the form that transformers' attention registry wants; [1, N, H, K]."""
     repeats = query.shape[1] // key.shape[1]
-    flat = [query[0].transpose(0, 1), *(x[0].repeat_interleave(repeats, 0).transpose(0, 1) for x in (key, value))]
+    flat = query[0].transpose(0, 1)  # [N, H, K]
+    keys, values = (states[0].repeat_interleave(repeats, 0).transpose(0, 1) for states in (key, value))
     parts = [
-        _group_attention(*flat, group, group.index, causal=True, dropout=dropout, scale=scaling)
+        _group_attention(flat, keys, values, group, group.index, causal=True, dropout=dropout, scale=scaling)
         for group in packed_groups
     ]
     return torch.cat(parts)[None], None

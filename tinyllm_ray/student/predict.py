@@ -101,8 +101,9 @@ def _question(number: int, row: str | Mapping[str, Any]) -> Question:
     question, context, listed = map(row.get, ("question", "context", "choices"))
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"row {number}: `question` must be a text; the row has {', '.join(map(str, row)) or 'nothing'}")
-    several = isinstance(listed, Iterable) and not isinstance(listed, str)
-    choices = [str(choice) for choice in listed] if several else []
+    choices: list[str] = []
+    if isinstance(listed, Iterable) and not isinstance(listed, str):
+        choices = [str(choice) for choice in listed]
     if not 2 <= len(choices) <= MAX_CHOICES:
         raise UserError(
             f"row {number}: {len(choices)} choices were given; a question needs 2 to {MAX_CHOICES}, as a list in "

@@ -9,15 +9,17 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
 from tinyllm_ray import storage
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.rows import Prediction, Question, to_table
 from tinyllm_ray.schema import Experiment
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PART_S = 5.0
 ANSWERING = "student.json"  # in a model folder
@@ -75,7 +77,9 @@ def write_predictions(folder: str, split: str, predictions: Sequence[Prediction]
     storage.write_table(storage.join(folder, "predictions", f"{split}.parquet"), to_table(predictions, Prediction))
 
 
-def write_model(folder: str, model: nn.Module, *, tokenizer_folder: str, card: str, answering: dict[str, Any]) -> None:
+def write_model(
+    folder: str, model: "PreTrainedModel", *, tokenizer_folder: str, card: str, answering: dict[str, Any]
+) -> None:
     """A Hugging Face folder: config, safetensors, tokenizer, model card, and what `student.predict` needs beside."""
     with tempfile.TemporaryDirectory() as temporary:
         disable_progress_bar()
@@ -93,7 +97,7 @@ def model_card(experiment: Experiment, *, seed: int, made_from: dict[str, Any], 
     loss, training = experiment.loss, experiment.training
     weights = dict.fromkeys((teacher.name for teacher in experiment.teachers), 0.0) | loss.rationale_weights
     stores = dict.fromkeys(weights, "-") | made_from["stores"]
-    rows = [("label", "-", loss.label_weight, "-")]
+    rows: list[tuple[str, str | None, float, str]] = [("label", "-", loss.label_weight, "-")]
     rows += [(t.name, t.model or t.store, weights[t.name], stores[t.name]) for t in experiment.teachers]
     scores = {name: value for name, value in result.items() if name.startswith(("eval/", "test/"))}
     lines = [

@@ -234,7 +234,7 @@ def _finish(run: Run, *, train_s: float, started: float) -> dict[str, Any]:
     training, steps = experiment.training, experiment.training.steps
     if experiment.student.lora:
         merge_lora(run.model)
-    result = {"key": trial.key, "seed": trial.seed, "method": training.method, "steps": steps}
+    result: dict[str, Any] = {"key": trial.key, "seed": trial.seed, "method": training.method, "steps": steps}
     result |= {"parameters": parameter_count(run.model), "device": _device_name(run.model)}
     result["trained_tokens"] = trained_tokens(run.features, training, run.terms, seed=trial.seed)
     meta = read_meta(trial.features)
