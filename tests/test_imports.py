@@ -6,7 +6,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "tinyllm_ray"
-BASE = {"config", "schema", "rows", "storage", "redact", "lock", "experiment_file", "strict_yaml", "failures"}
+BASE = {
+    "config",
+    "schema",
+    "rows",
+    "storage",
+    "redact",
+    "lock",
+    "experiment_file",
+    "strict_yaml",
+    "failures",
+    "outside",
+}
 GROUPS = {"tasks", "data", "teachers", "student", "miniature"}
 TOP = {"cli", "pipeline", "tuning", "report"}
 

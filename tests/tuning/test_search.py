@@ -58,6 +58,44 @@ def test_a_sample_that_was_drawn_before_is_not_trained_again():
     assert len(draw_samples(experiment(space=space, num_samples=40).search)) == 2
 
 
+SAMPLERS = """
+def rising(search):
+    return ({"loss.label_weight": weight} for weight in (0.5, 0.5, 1.0, 2.0))
+
+
+def strange(search):
+    return [{"training.steps": 3}]
+"""
+
+
+@pytest.fixture
+def samplers(tmp_path, monkeypatch):
+    (tmp_path / "my_samplers.py").write_text(SAMPLERS)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def custom(name, **search):
+    space = {"loss.label_weight": {"choice": [0.5, 1]}}
+    return experiment(space=space, searcher="custom", searcher_path=f"my_samplers:{name}", **search)
+
+
+def test_a_searcher_from_outside_gives_the_samples_each_once_and_not_more_than_asked(samplers):
+    weights = [sample["loss.label_weight"] for sample in draw_samples(custom("rising", num_samples=3).search)]
+    assert weights == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent", "search.searcher_path: my_samplers:absent cannot be imported"),
+        ("strange", r"a sample maps \['loss.label_weight'\] to values"),
+    ],
+)
+def test_a_searcher_that_cannot_be_used_is_refused(samplers, name, message):
+    with pytest.raises(UserError, match=message):
+        draw_samples(custom(name).search)
+
+
 def test_the_digest_of_a_search_does_not_depend_on_how_many_trials_are_asked_for():
     space = {"loss.label_weight": {"choice": [1, 2]}}
     few, many = (search_digest(experiment(space=space, num_samples=n)) for n in (4, 16))
@@ -80,6 +118,7 @@ def test_asha_stops_by_validation_loss_unless_told_otherwise():
             {"objectives": ["accuracy", "parameters"], "space": {"loss.label_weight": {"choice": [1]}}},
             "needs searcher optuna",
         ),
+        ({"searcher": "custom", "space": {"loss.label_weight": {"choice": [1]}}}, "set both or neither"),
     ],
 )
 def test_a_search_that_cannot_run_is_refused_before_it_starts(search, message):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from tinyllm_ray.schema.base import Name, Section, Seed, storage_address, without_credentials
+from tinyllm_ray.schema.base import OUTSIDE_PATTERN, Name, Section, Seed, storage_address, without_credentials
 
 
 class Choice(Section):
@@ -46,8 +46,14 @@ class Search(Section):
         default_factory=dict,
         description="by the dotted path of a key: the values to try, as one of choice, grid, uniform, loguniform",
     )
-    searcher: Literal["random", "grid", "optuna"] = Field(
-        "random", description="how values are drawn; grid needs `grid` entries only"
+    searcher: Literal["random", "grid", "optuna", "custom"] = Field(
+        "random", description="how values are drawn; grid needs `grid` entries only, custom a `searcher_path`"
+    )
+    searcher_path: str | None = Field(
+        None,
+        pattern=OUTSIDE_PATTERN,
+        description="searcher custom: `my_package.module:function`; it gets this section and gives the samples in "
+        "order, each a mapping of the paths in `space` to values; at most `num_samples` are taken",
     )
     scheduler: Literal["none", "asha", "hyperband"] = Field(
         "asha", description="what stops weak trials early; none trains each to its end"

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tinyllm_ray.config import UserError, with_overrides
+from tinyllm_ray.outside import load_outside
 from tinyllm_ray.schema import Choice, Experiment, Grid, LogUniform, Search, Uniform
 from tinyllm_ray.tuning.methods import apply_method
 
@@ -21,13 +22,19 @@ def check_search(experiment: Experiment) -> None:
         raise UserError(
             f"search.space.{grids[0]} is a grid, which optuna does not walk; use choice, or searcher random"
         )
+    if (search.searcher == "custom") != (search.searcher_path is not None):
+        raise UserError("search.searcher custom and search.searcher_path go together; set both or neither")
     if len(search.objectives) > 1 and (search.searcher != "optuna" or search.scheduler != "none"):
         raise UserError("search.objectives has two entries; that needs searcher optuna and scheduler none")
 
 
 def draw_samples(search: Search) -> list[dict[str, Any]]:
-    """The samples of the searchers `grid` and `random`, each once: every combination of the grids, num_samples times
-    with fresh draws of the other entries. More samples continue the same sequence."""
+    """The samples of every searcher but optuna, each once. More samples continue the same sequence.
+
+    `grid` and `random`: every combination of the grids, num_samples times with fresh draws of the other entries.
+    """
+    if search.searcher_path:
+        return _custom_samples(search, search.searcher_path)
     rng = np.random.default_rng(search.seed)
     grids = {key: domain.grid for key, domain in search.space.items() if isinstance(domain, Grid)}
     others = {key: domain for key, domain in search.space.items() if not isinstance(domain, Grid)}
@@ -38,6 +45,18 @@ def draw_samples(search: Search) -> list[dict[str, Any]]:
             sample = dict(zip(grids, values, strict=True)) | drawn
             if sample not in samples:
                 samples.append({key: sample[key] for key in search.space})
+    return samples
+
+
+def _custom_samples(search: Search, path: str) -> list[dict[str, Any]]:
+    samples: list[dict[str, Any]] = []
+    for sample in itertools.islice(load_outside(path, key="search.searcher_path")(search), search.num_samples):
+        if not isinstance(sample, dict) or set(sample) != set(search.space):
+            raise UserError(
+                f"search.searcher_path: {path} gave {sample!r}; a sample maps {list(search.space)} to values"
+            )
+        if sample not in samples:
+            samples.append({key: sample[key] for key in search.space})
     return samples
 
 
