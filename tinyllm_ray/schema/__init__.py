@@ -5,7 +5,7 @@ In: plain dicts from YAML. Out: frozen Pydantic models. `config.py` reads files 
 
 from pydantic import Field, model_validator
 
-from tinyllm_ray.schema.base import LABEL, Fraction, Name, Section, Seed, UserError
+from tinyllm_ray.schema.base import LABEL, Fraction, Name, Section, Seed, TaskName, UserError
 from tinyllm_ray.schema.inputs import Columns, Dataset, Endpoint, InContext, Miniature, Prompts, Sampling, Teacher
 from tinyllm_ray.schema.run import (
     Choice,
@@ -50,6 +50,7 @@ __all__ = [
     "Seed",
     "Student",
     "StudentPool",
+    "TaskName",
     "Teacher",
     "TeacherPool",
     "Tracking",

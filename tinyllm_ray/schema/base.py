@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -14,6 +14,7 @@ OUTSIDE_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"  # my_package.module:name
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy's generators take
 LABEL = "label"
+TaskName = Literal["choice", "label", "number", "text"]
 
 
 class UserError(ValueError):

@@ -1,1 +1,1 @@
-"""Kinds of task: how a question and its answer are shown, read, compared and scored."""
+"""Kinds of task: how a question and its answer are shown, read, compared and scored; one module for each kind."""

@@ -1,26 +1,86 @@
-"""Answers in free text: a model's text and the choices in, the choice that the text states out. Pure.
+"""Multiple choice: the answer is the text of one of the question's own choices. Pure.
 
-extract_answer("Wood floats. Thus, the answer is (b) cork", ["iron", "cork"]) == "cork"
+read("Wood floats. Thus, the answer is (b) cork", Question("1", "What floats?", ["iron", "cork"], "cork")) == "cork"
 """
 
 import re
 import string
 import unicodedata
+from collections import Counter
+from collections.abc import Callable
 
+from tinyllm_ray.rows import Question
+from tinyllm_ray.tasks.statements import SAYS, before_new_question
+
+SCORINGS: tuple[str, ...] = ("ranking", "generation", "both")
 MAX_CHOICES = len(string.ascii_lowercase)
-_SAYS = r"(?:answers?|options?|choices?)\s*(?:(?:is|are|was|would be|will be|must be|should be)\b\s*:?|:)\s*"
-_LETTER = r"(?:(?:option|choice|answer|letter)\s+)?[\[(\"'*]*([A-Za-z])(?:[\])\"'*]|[.,:;](?=\s|$)|\s*$|\s*\n)"
-_STATED = re.compile(_SAYS + _LETTER, re.IGNORECASE)
-_STATED_TEXT = re.compile(_SAYS, re.IGNORECASE)
+_LETTER = r"(?:(?:option|choice|answer|letter)\s+)?(?P<open>[\[(\"'*]*)(?P<letter>[A-Za-z])(?:[\])\"'*]|[.,:;](?=\s|$)|\s*$|\s*\n)"
+_STATED_LETTER = re.compile(SAYS + _LETTER, re.IGNORECASE)
+_STATED_TEXT = re.compile(SAYS, re.IGNORECASE)
 _IS_CORRECT = re.compile(
     r"(?:\(([a-z])\)|\b(?:option|choice|answer)\s+\(?([a-z])\)?)\s+(?:is|are)\s+(?:therefore\s+)?"
     r"(?:the\s+)?(?:correct|right|best|answer)",
     re.IGNORECASE,
 )
 _STARTS_WITH_LETTER = re.compile(r"\(([A-Za-z])\)|([A-Za-z])(?:\)|[.:](?=\s|$)|$)")
-_CHOICE_ENDS = re.compile(r"[\"')\]]*\s*[.,;:!?](?!\d)")
+_ENDS = re.compile(r"[\"')\]”’]*\s*[.,;:!?](?!\d)")
 _ARTICLE = re.compile(r"^(?:a|an|the)\s+")
-_NEW_QUESTION = re.compile(r"\n[#\s]*(?:Question|Q)\s*[\d.]*\s*:")
+_QUOTES_BEFORE, _QUOTES_AFTER, _MARKS = "\"'“‘*", "\"'”’*", ".,;:!?"
+
+
+def problem(question: Question) -> str:
+    if not 2 <= len(question.choices) <= MAX_CHOICES:
+        return f"{len(question.choices)} choices; a question needs 2 to {MAX_CHOICES}"
+    repeated = equal_choice(question.choices)
+    if repeated:
+        return f"two choices are {repeated[:60]!r}; each must be another text"
+    if question.answer not in question.choices:
+        return f"answer {question.answer[:80]!r} is not among the choices"
+    return ""
+
+
+def show_choices(question: Question) -> str:
+    """["x", "y"] -> "(a) x\\n(b) y"."""
+    return "\n".join(f"({letter(index)}) {choice}" for index, choice in enumerate(question.choices))
+
+
+def show_answer(question: Question) -> str:
+    return f"({letter(question.choices.index(question.answer))})"
+
+
+def student_text(question: Question) -> str:
+    context = f"{question.context}\n" if question.context else ""
+    return f"{context}{question.question}\nAnswer Choices:\n{show_choices(question)}"
+
+
+def read(text: str, question: Question) -> str:
+    """The choice that the last plain statement names ("the answer is (b)", "option b is correct"), else the choice or
+    the letter that the text starts with; a new question that follows is not read."""
+    choices, text = question.choices, before_new_question(text)
+    stated = [(match.start(), _by_stated_letter(match, choices)) for match in _STATED_LETTER.finditer(text)]
+    stated += [(match.start(), leading_choice(text[match.end() :], choices)) for match in _STATED_TEXT.finditer(text)]
+    stated += [(match.start(), _by_letter(match[1] or match[2], choices)) for match in _IS_CORRECT.finditer(text)]
+    found = [(start, choice) for start, choice in stated if choice]
+    if found:
+        last = max(start for start, _ in found)
+        return next(choice for start, choice in found if start == last)
+    by_text = leading_choice(text, choices)
+    if by_text:
+        return by_text
+    match = _STARTS_WITH_LETTER.match(text)
+    return _by_letter(match[1] or match[2], choices) if match else ""
+
+
+def same(one: str, other: str) -> bool:
+    return one == other
+
+
+def is_right(answer: str, question: Question) -> bool:
+    return find_choice(answer, question.choices) == question.answer
+
+
+def partial_scores(answer: str, question: Question) -> dict[str, float]:
+    return {}
 
 
 def letter(index: int) -> str:
@@ -29,46 +89,62 @@ def letter(index: int) -> str:
 
 
 def normalize(text: str) -> str:
-    """What exact match compares: no case, one space, no leading article, no punctuation or quotes at the ends."""
+    """No case, one space, no leading article, no punctuation, brackets or quotes at the ends."""
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     bare = plain.lstrip("\"'“‘([").rstrip("\"'”’)].,;:!?")
     bare = _ARTICLE.sub("", bare).strip()
     return bare or plain
 
 
-def extract_answer(text: str, choices: list[str]) -> str:
-    """The choice that a text states, or "" where none can be read; a new question that follows is not read.
+def find_choice(text: str, choices: list[str]) -> str:
+    """The choice that a bare text is, or "".
 
-    The last plain statement counts ("the answer is (b)", "option b is correct"), then a text that starts with a
-    letter or with a choice.
+    A looser form of the text is looked at only where a stricter one fits no choice, and counts only where one choice
+    alone has it: "mb" is the choice "Mb" unless "MB" is a choice too.
     """
-    text = _NEW_QUESTION.split(text.strip(), maxsplit=1)[0].strip()
-    stated = [(match.start(), _by_letter(match[1], choices)) for match in _STATED.finditer(text)]
-    stated += [(match.start(), _by_text(text[match.end() :], choices)) for match in _STATED_TEXT.finditer(text)]
-    stated += [(match.start(), _by_letter(match[1] or match[2], choices)) for match in _IS_CORRECT.finditer(text)]
-    found = [(start, choice) for start, choice in stated if choice]
-    if found:
-        last = max(start for start, _ in found)
-        return next(choice for start, choice in found if start == last)
-    by_text = _by_text(text, choices)
-    if by_text:
-        return by_text
-    match = _STARTS_WITH_LETTER.match(text)
-    return _by_letter(match[1] or match[2], choices) if match else ""
+    for form in (str, _trimmed, normalize):
+        found = _unique(choices, form).get(form(text))
+        if found is not None:
+            return found
+    return ""
+
+
+def equal_choice(choices: list[str]) -> str:
+    """A choice that is there twice, whatever the spaces in it; "" where there is none."""
+    counts = Counter(" ".join(choice.split()) for choice in choices)
+    return next((choice for choice, count in counts.items() if count > 1), "")
+
+
+def leading_choice(text: str, choices: list[str], *, ends: re.Pattern[str] = _ENDS) -> str:
+    """The longest choice that a text starts with, followed by punctuation, a line's end or nothing."""
+    for form in (_trimmed, normalize):
+        head, first_line = form(text), form(text.partition("\n")[0])
+        names = _unique(choices, form)
+        for name in sorted(names, key=len, reverse=True):
+            if name in (head, first_line) or (head.startswith(name) and ends.match(head, len(name))):
+                return names[name]
+    return ""
+
+
+def _trimmed(text: str) -> str:
+    """One space, no quotes around and no punctuation after it."""
+    plain = " ".join(text.split())
+    return plain.lstrip(_QUOTES_BEFORE).rstrip(_QUOTES_AFTER + _MARKS) or plain
+
+
+def _unique(choices: list[str], form: Callable[[str], str]) -> dict[str, str]:
+    """Form -> choice, without the forms that several choices share."""
+    counts = Counter(form(choice) for choice in choices)
+    return {form(choice): choice for choice in choices if counts[form(choice)] == 1}
+
+
+def _by_stated_letter(match: re.Match[str], choices: list[str]) -> str:
+    """A bare letter that is itself a choice, such as a blood group, is that choice; one in brackets is a letter."""
+    if match["letter"] in choices and not set(match["open"]) & set("(["):
+        return match["letter"]
+    return _by_letter(match["letter"], choices)
 
 
 def _by_letter(name: str, choices: list[str]) -> str:
     index = string.ascii_lowercase.index(name.lower())
     return choices[index] if index < len(choices) else ""
-
-
-def _by_text(text: str, choices: list[str]) -> str:
-    """The longest choice that the text starts with, followed by punctuation, a line's end or nothing."""
-    head, first_line = normalize(text), normalize(text.partition("\n")[0])
-    for choice in sorted(choices, key=len, reverse=True):
-        name = normalize(choice)
-        if name in (head, first_line):
-            return choice
-        if head.startswith(name) and _CHOICE_ENDS.match(head, len(name)):
-            return choice
-    return ""
