@@ -129,7 +129,19 @@ def test_only_tracking_imports_mlflow() -> None:
     assert {group(name) for name in MODULES if "mlflow" in third_party(name)} == {"tracking"}
 
 
-@pytest.mark.parametrize("name", ["data.prompts", "tasks.choice", "data.formats", "student.objective", "data.quality"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data.prompts",
+        "tasks.choice",
+        "tasks.label",
+        "tasks.number",
+        "tasks.text",
+        "data.formats",
+        "student.objective",
+        "data.quality",
+    ],
+)
 def test_pure_modules_import_neither_ray_nor_mlflow(name: str) -> None:
     assert not third_party(name) & {"ray", "mlflow"}
 

@@ -17,6 +17,7 @@ def test_a_schema_has_a_column_for_each_field_in_their_order() -> None:
             ("answer", pa.string()),
             ("context", pa.string()),
             ("accepted", pa.list_(pa.string())),
+            ("task", pa.string()),
         ]
     )
 

@@ -8,9 +8,11 @@ A plain `int` is an int64 and a plain `float` a float64; `Int32` and `Float32` a
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
+
+from tinyllm_ray.schema.base import TaskName
 
 Int32 = Annotated[int, pa.int32()]
 Float32 = Annotated[float, pa.float32()]
@@ -22,17 +24,18 @@ _ARROW = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64
 
 @dataclass(frozen=True)
 class Question:
-    """One question. With choices, `answer` is the text of one of them.
+    """One question of any kind of task; the kinds are in `tasks/`. With choices, `answer` is the text of one of them.
 
     Question("7-980", "The sun is responsible for", ["puppies learning", "plants sprouting"], "plants sprouting")
     """
 
     question_id: str
     question: str
-    choices: list[str]  # empty where the answer is free
+    choices: list[str]  # of the task `label` the labels; empty where the answer is free
     answer: str
     context: str = ""  # a passage that the question is about
     accepted: list[str] = field(default_factory=list)  # further right answers of the task `text`
+    task: TaskName = "choice"
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,8 @@ def _arrow_type(hint: Any) -> pa.DataType:
         return pa.struct(_columns(hint))
     if get_origin(hint) is Annotated:
         return hint.__metadata__[0]
+    if get_origin(hint) is Literal:
+        return pa.string()
     inner = [_arrow_type(argument) for argument in get_args(hint)]
     if get_origin(hint) is list:
         return pa.list_(*inner)

@@ -126,3 +126,39 @@ def test_a_bad_row_says_why(form: str, row: Any, reason: str) -> None:
 def test_questions_of_another_kind_are_no_mistake() -> None:
     with pytest.raises(OtherKind):
         read("bioasq", {"type": "list", "body": "Which?", "snippets": [], "exact_answer": ["a"]})
+
+
+def test_labels_come_by_name_or_number_with_their_passage() -> None:
+    columns = Columns(question="hypothesis", context="premise", answer="label")
+    row = {"premise": "He runs.", "hypothesis": "He rests."}
+    for label in (1, "1", "no"):
+        asked = to_question(
+            row | {"label": label}, form="jsonl", default_id="t", columns=columns, task="label", labels=["yes", "no"]
+        )
+        assert asked == Question("t", "He rests.", ["yes", "no"], "no", context="He runs.", task="label")
+    for label, reason in ((2, "label 2 is not one of the numbers 0 to 1"), ("maybe", "'maybe' is not one of yes, no")):
+        with pytest.raises(BadRow, match=reason):
+            to_question(
+                row | {"label": label},
+                form="jsonl",
+                default_id="t",
+                columns=columns,
+                task="label",
+                labels=["yes", "no"],
+            )
+
+
+def test_free_answers_need_no_choices_and_may_be_several() -> None:
+    asked = to_question(
+        {"question": "Which city?", "answer": ["Rome", "Roma"]},
+        form="jsonl",
+        default_id="t",
+        columns=COLUMNS,
+        task="text",
+    )
+    assert asked == Question("t", "Which city?", [], "Rome", accepted=["Roma"], task="text")
+    row = {"question": "How many?", "answer": "( 84.0 / 2.0 )", "context": "A passage."}
+    asked = to_question(row, form="jsonl", default_id="t", columns=COLUMNS, task="number")
+    assert asked == Question("t", "How many?", [], "( 84.0 / 2.0 )", context="A passage.", task="number")
+    with pytest.raises(BadRow, match="'many' is neither a number"):
+        to_question(row | {"answer": "many"}, form="jsonl", default_id="t", columns=COLUMNS, task="number")

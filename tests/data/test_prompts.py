@@ -7,7 +7,6 @@ from tinyllm_ray.data.prompts import (
     build_prompt,
     choose_examples,
     example_set,
-    format_choices,
     load_template,
     student_input,
 )
@@ -17,10 +16,6 @@ from tinyllm_ray.schema import InContext
 
 def question(name: str, text: str | None = None) -> Question:
     return Question(name, text or f"What is {name}?", ["left", "right"], "right")
-
-
-def test_choices_are_lettered() -> None:
-    assert format_choices(["x", "y"]) == "(a) x\n(b) y"
 
 
 def test_the_student_reads_prefix_question_and_choices() -> None:
@@ -133,3 +128,32 @@ def test_a_question_in_a_shared_set_gets_another_example_in_its_place() -> None:
         chosen = choose_examples(candidate, candidates=candidates, in_context=InContext(examples=2, pool=1), seed=0)
         assert len(chosen) == 2
         assert candidate not in chosen
+
+
+def test_choices_and_their_heading_are_left_out_where_the_answer_is_free() -> None:
+    asked = Question("q", "How many?", [], "6 * 7", task="number")
+    solved = Question("e", "How much?", [], "5", task="number")
+    prompt = build_prompt(asked, template=load_template("paper"), examples=[solved], teacher_forcing=True)
+    assert prompt == (
+        "Question: How much?\nAnswer: 5\n\nQuestion: How many?\nAnswer: 6 * 7\nRationale: Let's think step by step."
+    )
+
+
+def test_labels_are_shown_by_name() -> None:
+    asked = Question("q", "He rests.", ["yes", "no"], "no", context="He runs.", task="label")
+    prompt = build_prompt(asked, template=load_template("paper"), examples=[], teacher_forcing=True)
+    assert prompt == (
+        "Question: He runs.\nHe rests.\nOptions:\nyes\nno\nAnswer: no\nRationale: Let's think step by step."
+    )
+
+
+def test_a_passage_stands_where_the_template_places_it_and_leaves_no_gap_where_there_is_none() -> None:
+    template = "{context}Q: {question}\n{choices}"
+    asked = Question("q", "Who ate?", ["cat", "dog"], "dog", context="A dog ate.")
+    assert (
+        build_prompt(asked, template=template, examples=[], teacher_forcing=False)
+        == "A dog ate.\nQ: Who ate?\n(a) cat\n(b) dog"
+    )
+    assert build_prompt(question("q"), template=template, examples=[], teacher_forcing=False).startswith(
+        "Q: What is q?"
+    )

@@ -1,10 +1,15 @@
 import pytest
 
 from tinyllm_ray.data.quality import FLAGS, agreement, find_flags, repeated_share, statistics
+from tinyllm_ray.rows import Question
+from tinyllm_ray.tasks import choice
 
 
-def flags(text: str, *, answer: str = "ice", predicted: str = "", finish_reason: str = "stop") -> list[str]:
-    return find_flags(text, answer=answer, predicted=predicted, finish_reason=finish_reason)
+def flags(
+    text: str, *, answer: str = "ice", predicted: str = "", finish_reason: str = "stop", asked: str = "What is it?"
+) -> list[str]:
+    question = Question("q", asked, ["ice", "steam"], answer)
+    return find_flags(text, question, predicted=predicted, finish_reason=finish_reason)
 
 
 def test_a_whole_sentence_has_no_flag() -> None:
@@ -51,6 +56,50 @@ def test_a_stated_choice_other_than_the_gold_answer_contradicts_it() -> None:
     assert flags(text, answer="ice", predicted="") == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The answer is (b). The answer is (b). The answer is (b).",
+        "The answer is (b) a block of frozen ice\nThe answer is (b) a block of frozen ice",
+        "Thus, the correct answer is 3.5 degrees. So the answer is 3.5 degrees.",
+        "Steam. The right answer is steam, so the answer is steam.",
+    ],
+)
+def test_an_answer_said_twice_is_still_nothing_but_an_answer(text: str) -> None:
+    assert "answer_leaked" in flags(text)
+    assert "answer_leaked" not in flags(f"Water freezes below zero degrees. {text}")
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("因为水在零度以下会结冰，所以答案是冰。", "水在冬天会变成什么？"),
+        ("Вода замерзает при нуле, поэтому это лёд.", "Что это такое?"),
+        ("水は零度で凍るので氷になります。", "これは何ですか？"),
+        ("Das sind 5 €, also weniger als “fünf” Pfund.", "Wie viel?"),
+        ("น้ำจะแข็งตัวที่อุณหภูมิต่ำกว่าศูนย์องศา", "น้ำกลายเป็นอะไร"),
+    ],
+)
+def test_the_script_of_the_question_is_no_debris_and_its_words_are_counted(text: str, asked: str) -> None:
+    assert flags(text, asked=asked) == []
+    if asked != "Wie viel?":
+        assert "foreign_debris" in flags(text)
+
+
+def test_a_text_without_spaces_is_short_loops_and_is_cut_off_as_others_are() -> None:
+    asked = "水在冬天会变成什么？"
+    assert flags("会结冰。", asked=asked) == ["short"]
+    assert flags("水会结冰水会结冰水会结冰水会结冰。", asked=asked) == ["looping"]
+    assert flags("水在零度以下会结冰。所以它会", asked=asked) == ["cut_off"]
+
+
+def test_a_number_contradicts_by_its_value() -> None:
+    asked = Question("q", "How many?", [], "( 84.0 / 2.0 )", task="number")
+    text = "He scored 84 points in 2 rounds, so the answer is 42."
+    assert find_flags(text, asked, predicted="42", finish_reason="stop") == []
+    assert find_flags(text, asked, predicted="41", finish_reason="stop") == ["answer_contradicted"]
+
+
 def test_repeated_share_counts_runs_of_four_words() -> None:
     assert repeated_share("a b c d a b c d") == pytest.approx(1 / 5)  # abcd bcda cdab dabc abcd
     assert repeated_share("a a a a a a") == pytest.approx(2 / 3)  # three runs, one of them new
@@ -94,5 +143,6 @@ def test_statistics_of_nothing_are_zero() -> None:
 def test_agreement_is_over_the_questions_that_both_teachers_answer() -> None:
     shares = agreement(
         {"a": {"1": "x", "2": "y", "3": ""}, "b": {"1": "x", "2": "z", "3": "x"}, "c": {"9": "x"}},
+        same=choice.same,
     )
     assert shares == {"a & b": 0.5}

@@ -4,12 +4,14 @@ Each function's docstring holds one example row. Pure.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tinyllm_ray.rows import Question
-from tinyllm_ray.schema import Columns
-from tinyllm_ray.tasks.choice import MAX_CHOICES, letter, normalize
+from tinyllm_ray.schema import Columns, TaskName
+from tinyllm_ray.tasks.choice import MAX_CHOICES, find_choice, letter
+from tinyllm_ray.tasks.registry import task_of
 
 Row = Mapping[str, Any]
 _LETTER = re.compile(r"\(?([A-Za-z])[).]?")
@@ -101,11 +103,50 @@ FORMATS: dict[str, Callable[[Row, str, Columns], Question]] = {
 }
 
 
-def to_question(row: Any, *, form: str, default_id: str, columns: Columns) -> Question:
+def to_question(
+    row: Any, *, form: str, default_id: str, columns: Columns, task: TaskName = "choice", labels: Sequence[str] = ()
+) -> Question:
     """One source row as a Question. Raises BadRow, or OtherKind for a row to skip."""
     if not isinstance(row, dict):
         raise BadRow(f"the row is {_type(row)}, not an object with named fields")
-    return FORMATS[form](row, default_id, columns)
+    if FORMATS[form] is not plain or task == "choice":
+        question = replace(FORMATS[form](row, default_id, columns), task=task)
+    elif task == "label":
+        question = _with_label(row, default_id, columns, list(labels))
+    else:
+        question = _with_free_answer(row, default_id, columns, task)
+    question = replace(question, context=_context(row, columns)) if FORMATS[form] is plain else question
+    problem = task_of(task).problem(question)
+    if problem:
+        raise BadRow(problem)
+    return question
+
+
+def _with_label(row: Row, default_id: str, columns: Columns, labels: list[str]) -> Question:
+    """{"premise": "He sleeps.", "hypothesis": "He rests.", "label": 0}: a label by its name or its number from 0."""
+    name = _id(row, columns.id) if columns.id else _id_or(row, "id", default_id)
+    answer = _need(row, columns.answer, str | int)
+    if str(answer) in labels or not re.fullmatch(r"\d+", str(answer)):
+        return Question(name, _need(row, columns.question, str), labels, str(answer), task="label")
+    if int(answer) >= len(labels):
+        raise BadRow(f"label {answer} is not one of the numbers 0 to {len(labels) - 1} of {', '.join(labels)}")
+    return Question(name, _need(row, columns.question, str), labels, labels[int(answer)], task="label")
+
+
+def _with_free_answer(row: Row, default_id: str, columns: Columns, task: TaskName) -> Question:
+    """{"question": "How many?", "answer": "( 84.0 / 2.0 )"}; of a list of answers the first, and the others count."""
+    name = _id(row, columns.id) if columns.id else _id_or(row, "id", default_id)
+    answers = _need(row, columns.answer, str | int | float | list)
+    texts = [str(answer) for answer in (answers if isinstance(answers, list) else [answers])]
+    if not texts:
+        raise BadRow(f"{columns.answer} is empty")
+    return Question(name, _need(row, columns.question, str), [], texts[0], accepted=texts[1:], task=task)
+
+
+def _context(row: Row, columns: Columns) -> str:
+    if columns.context:
+        return _need(row, columns.context, str)
+    return row["context"] if isinstance(row.get("context"), str) else ""
 
 
 def _labeled(name: str, text: str, choices: Any, row: Row) -> Question:
@@ -145,11 +186,9 @@ def _answer(answer: Any, choices: list[str]) -> str:
         if not 0 <= answer < len(choices):
             raise BadRow(f"answer is a position outside of the {len(choices)} choices, which count from 0")
         return choices[answer]
-    if answer in choices:
-        return answer
-    same = [choice for choice in choices if normalize(choice) == normalize(answer)]
-    if len(same) == 1:
-        return same[0]
+    found = find_choice(answer, choices)
+    if found:
+        return found
     match = _LETTER.fullmatch(answer.strip())
     letters = [letter(index) for index in range(len(choices))]
     if match and match[1].lower() in letters:

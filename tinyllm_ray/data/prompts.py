@@ -1,6 +1,7 @@
 """Prompts: Question rows and a template in, the exact text for a teacher or a student out. Pure.
 
-A template is data: `{question}`, `{choices}`, `{answer}` and `{examples}` are replaced, any other brace is refused.
+A template is data: `{question}`, `{context}`, `{choices}`, `{answer}` and `{examples}` are replaced, any other brace
+is refused. A passage is shown above the question where the template does not place `{context}` itself.
 A line `---` parts the form of one solved example (above) from the form of the prompt (below).
 """
 
@@ -13,22 +14,20 @@ from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
 from tinyllm_ray.rows import Question
 from tinyllm_ray.schema import InContext
-from tinyllm_ray.tasks.choice import letter
+from tinyllm_ray.tasks.registry import task_of
 
-_FIELDS = ("question", "choices", "answer", "examples")
+_FIELDS = ("question", "context", "choices", "answer", "examples")
 _BRACED = re.compile(r"\{([^{}]*)\}|[{}]")
+_CHOICES = re.compile(
+    r"(?:^[^{}\n]*:[ \t]*\n)?^[^\n]*\{choices\}[^\n]*\n?", re.MULTILINE
+)  # with the heading above them
 _PART = re.compile(r"^---[ \t]*\n", re.MULTILINE)
 _EXAMPLE = "Question: {question}\nOptions:\n{choices}\nAnswer: {answer}"
 
 
-def format_choices(choices: Sequence[str]) -> str:
-    """["x", "y"] -> "(a) x\\n(b) y"."""
-    return "\n".join(f"({letter(index)}) {choice}" for index, choice in enumerate(choices))
-
-
 def student_input(prefix: str, question: Question) -> str:
-    """What the student reads for one component, as in the reference: prefix, question, choices."""
-    return f"{prefix}{question.question}\nAnswer Choices:\n{format_choices(question.choices)}"
+    """What the student reads for one component of the loss: its prefix, then the question as its task shows it."""
+    return f"{prefix}{task_of(question.task).student_text(question)}"
 
 
 def load_template(name_or_path: str) -> str:
@@ -66,7 +65,8 @@ def choose_examples(
         drawn_for = f"set {example_set(question.question_id, pool=in_context.pool, seed=seed)}"
     draw = random.Random(f"{seed}/examples for/{drawn_for}")
     chosen: list[Question] = []
-    taken_ids, taken_texts, seen = {question.question_id}, {question.question}, set()
+    taken_ids, taken_texts = {question.question_id}, {question.question}
+    seen: set[int] = set()
     while len(chosen) < in_context.examples and len(seen) < len(candidates):
         index = draw.randrange(len(candidates))
         seen.add(index)
@@ -79,7 +79,8 @@ def choose_examples(
 
 
 def build_prompt(question: Question, *, template: str, examples: Sequence[Question], teacher_forcing: bool) -> str:
-    """The teacher's prompt. Without teacher forcing the template's lines that hold `{answer}` are left out."""
+    """The teacher's prompt. Without teacher forcing the template's lines that hold `{answer}` are left out, and those
+    of `{choices}` with their heading where the question has none."""
     example_form, form = _parts(template)
     if examples and "{examples}" not in form:
         raise UserError(
@@ -93,16 +94,22 @@ def build_prompt(question: Question, *, template: str, examples: Sequence[Questi
         )
     if not teacher_forcing:
         form = "".join(line for line in form.splitlines(keepends=True) if "{answer}" not in line)
-    solved = "".join(f"{_fill(example_form, _values(example)).rstrip()}\n\n" for example in examples)
-    return _fill(form, {**_values(question), "examples": solved}).rstrip("\n")
+    solved = "".join(f"{_show(example, example_form).rstrip()}\n\n" for example in examples)
+    return _show(question, form, examples=solved).rstrip("\n")
 
 
-def _values(question: Question) -> dict[str, str]:
-    return {
-        "question": question.question,
-        "choices": format_choices(question.choices),
-        "answer": f"({letter(question.choices.index(question.answer))})",
+def _show(question: Question, form: str, *, examples: str = "") -> str:
+    task = task_of(question.task)
+    choices = task.show_choices(question)
+    context = f"{question.context}\n" if question.context else ""
+    values = {
+        "question": question.question if "{context}" in form else context + question.question,
+        "context": context,
+        "choices": choices,
+        "answer": task.show_answer(question) if "{answer}" in form else "",
+        "examples": examples,
     }
+    return _fill(form if choices else _CHOICES.sub("", form), values)
 
 
 def _parts(template: str) -> tuple[str, str]:

@@ -266,7 +266,12 @@ def _questions(dataset: Dataset, split: str, uris: list[str]) -> Iterator[Questi
             continue
         try:
             question = to_question(
-                row.value, form=dataset.format, default_id=f"{split}-{number}", columns=dataset.columns
+                row.value,
+                form=dataset.format,
+                default_id=f"{split}-{number}",
+                columns=dataset.columns,
+                task=dataset.task,
+                labels=dataset.labels,
             )
             if (short := short_hash(question.question_id)) in ids:
                 raise BadRow(f"duplicate id {question.question_id!r}")

@@ -18,7 +18,8 @@ from tinyllm_ray.data.formats import BadRow, to_question
 from tinyllm_ray.data.quality import find_flags
 from tinyllm_ray.rows import Question, Rationale, to_table
 from tinyllm_ray.schema import Columns
-from tinyllm_ray.tasks.choice import extract_answer, letter
+from tinyllm_ray.tasks import choice
+from tinyllm_ray.tasks.choice import letter
 
 TEACHERS = ("flan_t5", "llama2")
 _FILE_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
@@ -216,13 +217,12 @@ def _decoded(value: Any) -> Any:
 
 def _rationale(row: SourceQuestion, parts: Published, teacher: str) -> Rationale:
     text = parts.flan_t5 if teacher == "flan_t5" else parts.llama2
-    choices = row.question.choices if row.question else []
+    question = row.question or Question(row.question_id, "", [], "")
     if teacher == "flan_t5":
-        stated = [choice for index, choice in enumerate(choices) if letter(index) == parts.flan_t5_letter]
+        stated = [choice for index, choice in enumerate(question.choices) if letter(index) == parts.flan_t5_letter]
         predicted = stated[0] if stated else ""
     else:
-        predicted = extract_answer(text or "", choices)
-    answer = row.question.answer if row.question else ""
+        predicted = choice.read(text or "", question)
     return Rationale(
         key=digest([row.question_id, teacher, "imported"], 24),
         question_id=row.question_id,
@@ -234,5 +234,5 @@ def _rationale(row: SourceQuestion, parts: Published, teacher: str) -> Rationale
         dropped_examples=0,
         input_tokens=0,
         output_tokens=0,
-        flags=find_flags(text or "", answer=answer, predicted=predicted, finish_reason="stop"),
+        flags=find_flags(text or "", question, predicted=predicted, finish_reason="stop"),
     )

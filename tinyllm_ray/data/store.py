@@ -40,7 +40,7 @@ def store_folder(output_dir: str, manifest: dict[str, Any]) -> str:
 
 def row_key(question: Question, sample: int, *, settings: str, teacher_forcing: bool) -> str:
     """Key of one rationale: the question's content, the sample and the digest of the store's manifest."""
-    shown = [question.context, question.question, question.choices]
+    shown = [question.task, question.context, question.question, question.choices]
     answer = question.answer if teacher_forcing else None
     return digest([question.question_id, *shown, answer, sample, settings], 24)
 

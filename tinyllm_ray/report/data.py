@@ -19,6 +19,7 @@ from tinyllm_ray.data.quality import agreement, statistics
 from tinyllm_ray.redact import redact
 from tinyllm_ray.rows import SPLITS
 from tinyllm_ray.schema import Experiment
+from tinyllm_ray.tasks.registry import task_of
 from tinyllm_ray.tracking.read import DatasetRecord, Record, Records
 
 SAMPLES = 50  # questions whose rationales can be browsed
@@ -112,7 +113,10 @@ def read_report(experiment: Experiment, *, output_dir: str, uri: str) -> ReportD
         _curves(trials, records),
         datasets,
         teachers,
-        agreement({t.name: {q: row["predicted_answer"] for q, row in t.rationales.items()} for t in teachers}),
+        agreement(
+            {t.name: {q: row["predicted_answer"] for q, row in t.rationales.items()} for t in teachers},
+            same=task_of(experiment.dataset.task).same,
+        ),
         [json.loads(records.artifact(parent.run_id, path)) for path in records.files(parent.run_id, "generation")],
         _samples(teachers, datasets, missing),
         missing,

@@ -3,9 +3,11 @@
 In: plain dicts from YAML. Out: frozen Pydantic models. `config.py` reads files and overrides into them.
 """
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
-from tinyllm_ray.schema.base import LABEL, Fraction, Name, Section, Seed, TaskName, UserError
+from tinyllm_ray.schema.base import FREE_TASKS, LABEL, Fraction, Name, Section, Seed, TaskName, UserError
 from tinyllm_ray.schema.inputs import Columns, Dataset, Endpoint, InContext, Miniature, Prompts, Sampling, Teacher
 from tinyllm_ray.schema.run import (
     Choice,
@@ -102,6 +104,26 @@ class Experiment(Section):
         if self.training.steps and not any(weights) and not elsewhere:
             raise ValueError(
                 "loss: all weights are zero; set loss.label_weight or one of loss.rationale_weights above 0"
+            )
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _free_answers_are_generated(cls, given: Any) -> Any:
+        """Without choices there is nothing to rank, so the default of `evaluation.by` follows from the task."""
+        if not isinstance(given, dict):
+            return given
+        dataset, evaluation = given.get("dataset"), given.get("evaluation") or {}
+        if isinstance(dataset, dict) and dataset.get("task") in FREE_TASKS and isinstance(evaluation, dict):
+            return {**given, "evaluation": {"by": "generation", **evaluation}}
+        return given
+
+    @model_validator(mode="after")
+    def _scored_as_its_task_can_be(self) -> "Experiment":
+        if self.dataset.task in FREE_TASKS and self.evaluation.by != "generation":
+            raise ValueError(
+                f"evaluation.by: {self.evaluation.by!r} needs choices, which dataset.task {self.dataset.task} has not; "
+                "set evaluation.by to generation, or leave it out"
             )
         return self
 

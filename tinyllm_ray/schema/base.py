@@ -15,6 +15,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy's generators take
 LABEL = "label"
 TaskName = Literal["choice", "label", "number", "text"]
+FREE_TASKS = ("number", "text")  # without choices
 
 
 class UserError(ValueError):

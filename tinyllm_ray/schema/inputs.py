@@ -4,14 +4,21 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tinyllm_ray.schema.base import Fraction, Name, Section, without_credentials
+from tinyllm_ray.schema.base import Fraction, Name, Section, TaskName, without_credentials
 
 
 class Columns(Section):
     id: str | None = Field(None, description="column of the question id; null numbers the rows")
     question: str = Field("question", description="column of the question text")
     choices: str = Field("choices", description="column of the list of choice texts")
-    answer: str = Field("answer", description="column of the answer: its text, its letter or its position from 0")
+    answer: str = Field(
+        "answer",
+        description="column of the answer: its text, its letter or its position from 0; the name or the number of a "
+        "label; for task text a list of accepted answers too",
+    )
+    context: str | None = Field(
+        None, description="column of a passage that the question is about; null: `context`, where a row has it as text"
+    )
 
 
 class Miniature(Section):
@@ -45,6 +52,14 @@ class Dataset(Section):
     splits: dict[Literal["train", "validation", "test"], str] = Field(
         default_factory=dict, description="file of each split, relative to `path`; empty: the format's own names"
     )
+    task: TaskName = Field(
+        "choice",
+        description="kind of question. choice: one of its own choices; label: one of `labels`, the same for all rows; "
+        "number: a value or an arithmetic expression; text: a short text, compared after normalization",
+    )
+    labels: list[str] = Field(
+        [], description="task label: the labels, in the order of their numbers where a file numbers them from 0"
+    )
     columns: Columns = Field(Columns(), description="names of the file's columns (formats jsonl, json and parquet)")
     max_rejected_fraction: Fraction = Field(
         0.01, description="share of a split's rows that may be bad; more stop the run"
@@ -54,6 +69,14 @@ class Dataset(Section):
     )
     max_rows: int | None = Field(None, ge=1, description="read at most this many rows of each split")
     miniature: Miniature = Field(Miniature(), description="sizes of the generated world (format: miniature)")
+
+    @model_validator(mode="after")
+    def _labels_for_labels(self) -> "Dataset":
+        if self.task == "label" and len(set(self.labels)) < max(2, len(self.labels)):
+            raise ValueError(f"task is label, so `labels` must name two different labels or more; given: {self.labels}")
+        if self.task != "label" and self.labels:
+            raise ValueError(f"labels are given, but task is {self.task}; set task to label, or take the labels out")
+        return self
 
 
 class InContext(Section):

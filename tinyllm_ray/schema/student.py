@@ -134,7 +134,8 @@ class Training(Section):
 class Evaluation(Section):
     by: Literal["ranking", "generation", "both"] = Field(
         "ranking",
-        description="what `eval/accuracy` is measured by; both: each is measured and ranking is `eval/accuracy`",
+        description="what `eval/accuracy` is measured by; both: each is measured and ranking is `eval/accuracy`; "
+        "generation where dataset.task is number or text",
     )
     batch_size: int = Field(64, ge=1, description="questions scored at once by a rank")
     max_new_tokens: int = Field(32, ge=1, description="tokens of a generated answer at most (by: generation)")

@@ -1,7 +1,7 @@
 """Scoring a student: questions in, metrics and Prediction rows out.
 
 Ranking takes the choice with the highest mean token log-likelihood; one encoder pass serves all choices of a question.
-Generation is batched by length and compared after `tasks.choice.normalize`. Every rank calls these functions with the
+Generation is batched by length and read and compared as the question's task does it. Every rank calls these functions with the
 same arguments, computes its share of the batches and gets the whole; the batches do not depend on the ranks.
 """
 
@@ -27,7 +27,7 @@ from tinyllm_ray.student.model import load_folder, parameter_count
 from tinyllm_ray.student.objective import Term, cross_entropy, term_sums, token_counts
 from tinyllm_ray.student.packed import decoder_start, padded_attention, target_logits
 from tinyllm_ray.student.shards import gather_dict, gather_rows, rank, share_between, world_size
-from tinyllm_ray.tasks.choice import extract_answer, normalize
+from tinyllm_ray.tasks.registry import task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -247,14 +247,14 @@ def calibration_error(confidences: Sequence[float], correct: Sequence[bool]) -> 
 
 
 def _prediction(question: Question, scores: list[float], generated: str, rationales: dict[str, str]) -> Prediction:
-    predicted = question.choices[int(np.argmax(scores))] if scores else generated
-    correct = predicted == question.answer if scores else normalize(generated) == normalize(question.answer)
+    task = task_of(question.task)
+    predicted = question.choices[int(np.argmax(scores))] if scores else task.read(generated, question) or generated
     return Prediction(
         question_id=question.question_id,
         question=question.question,
         answer=question.answer,
         predicted=predicted,
-        correct=correct,
+        correct=task.is_right(predicted, question),
         choice_scores=scores,
         generated=generated,
         rationales=rationales,
@@ -269,7 +269,15 @@ def _metrics(
         confidences = [confidence(row.choice_scores) for row in predictions]
         metrics["eval/calibration_error"] = calibration_error(confidences, [row.correct for row in predictions])
     if evaluation.by != "ranking":
-        matches = [normalize(row.generated) == normalize(row.answer) for row in predictions]
-        unread = [not extract_answer(row.generated, q.choices) for row, q in zip(predictions, questions, strict=True)]
-        metrics |= {"eval/exact_match": float(np.mean(matches)), "eval/unparsable": float(np.mean(unread))}
+        metrics |= _generation_metrics([row.generated for row in predictions], questions)
     return metrics
+
+
+def _generation_metrics(texts: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
+    """Of the generated texts as they are: nothing but a right answer; no answer in them; the task's partial scores."""
+    rows = []
+    for text, question in zip(texts, questions, strict=True):
+        task = task_of(question.task)
+        row = {"exact_match": float(task.is_right(text, question)), "unparsable": float(not task.read(text, question))}
+        rows.append(row | task.partial_scores(text, question))
+    return {f"eval/{name}": float(np.mean([row[name] for row in rows])) for name in rows[0]}

@@ -14,7 +14,10 @@ from tinyllm_ray.tasks.statements import SAYS, before_new_question
 
 SCORINGS: tuple[str, ...] = ("ranking", "generation", "both")
 MAX_CHOICES = len(string.ascii_lowercase)
-_LETTER = r"(?:(?:option|choice|answer|letter)\s+)?(?P<open>[\[(\"'*]*)(?P<letter>[A-Za-z])(?:[\])\"'*]|[.,:;](?=\s|$)|\s*$|\s*\n)"
+_LETTER = (
+    r"(?:(?:option|choice|answer|letter)\s+)?(?P<open>[\[(\"'*]*)(?P<letter>[A-Za-z])"
+    r"(?:[\])\"'*]|[.,:;](?=\s|$)|\s*$|\s*\n)"
+)
 _STATED_LETTER = re.compile(SAYS + _LETTER, re.IGNORECASE)
 _STATED_TEXT = re.compile(SAYS, re.IGNORECASE)
 _IS_CORRECT = re.compile(

@@ -11,10 +11,7 @@ from tinyllm_ray.tasks.statements import before_new_question, statements
 
 SCORINGS: tuple[str, ...] = ("ranking", "generation", "both")
 _ENDS = re.compile(r"(?!\w)")
-_CONCLUDES = re.compile(
-    r"(?:\b(?:is|are|be|label|thus|so|therefore|hence)\b|:)[\s:,]*(?:an?\s+|the\s+)?(?=[^.!?\n]*[.!?\"')\]]*\s*$)",
-    re.IGNORECASE,
-)
+_CONCLUDES = re.compile(r"(?:\b(?:is|are|be|label|thus|so|therefore|hence)\b|:)[\s:,]*", re.IGNORECASE)
 
 
 def problem(question: Question) -> str:
@@ -44,8 +41,9 @@ def student_text(question: Question) -> str:
 def read(text: str, question: Question) -> str:
     """The label that the last plain statement names, else the one that the text starts with or concludes with."""
     text = before_new_question(text)
-    rests = [*statements(text), text, *(text[match.end() :] for match in _CONCLUDES.finditer(text))]
-    return next((label for rest in rests if (label := _leading(rest, question.choices))), "")
+    stated = next((label for rest in [*statements(text), text] if (label := _leading(rest, question.choices))), "")
+    concluded = (text[match.end() :] for match in _CONCLUDES.finditer(text))
+    return stated or next((label for rest in concluded if (label := choice.find_choice(rest, question.choices))), "")
 
 
 def same(one: str, other: str) -> bool:

@@ -27,7 +27,7 @@ _LATEX = (
 _RUN = re.compile(r"[-+]?\s*[\d(.][\d\s().+\-*/^eE]*")
 _TWO_NUMBERS = re.compile(r"\d[\s)]*(?:[a-z]+\s+)?(?:and|or)\s+[($+-]*\d")
 _SENTENCE = re.compile(r"[.!?](?:\s|$)|\n")
-_NUMBER = re.compile(r"(?:(?<![\d)\w])(?<![\d)\w] )-)?(?:\d+(?:\.\d+)?|(?<!\d)\.\d+)(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"(?:(?<![\w)])(?<![\d)] )-)?(?:\d+(?:\.\d+)?|(?<!\d)\.\d+)(?:[eE][-+]?\d+)?")
 _TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?)|(\*\*|[-+*/^()]))")
 
 
@@ -52,8 +52,11 @@ def student_text(question: Question) -> str:
 
 
 def read(text: str, question: Question) -> str:
-    """The expression of the last statement ("the answer is ...", \\boxed{...}, "#### ..."), else the last number."""
+    """A text that is an expression, else that of the last statement ("the answer is ...", \\boxed{...}, "#### ..."),
+    else the last number."""
     text = before_new_question(text)
+    if value(text) is not None:
+        return text
     stated = statements(text)
     for rest in stated:
         found = _expression(rest)

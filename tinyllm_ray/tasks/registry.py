@@ -1,4 +1,4 @@
-"""The kinds of task by name: `task_of("number")` is the module that knows how numbers are shown, read and compared."""
+"""The kinds of task: `task_of("number")` is the module that knows how numbers are shown, read and compared."""
 
 from typing import Protocol
 

@@ -9,12 +9,12 @@ from collections import Counter
 
 from tinyllm_ray.rows import Question
 from tinyllm_ray.tasks.statements import before_new_question, statements
+from tinyllm_ray.tasks.words import words
 
 SCORINGS: tuple[str, ...] = ("generation",)
 SHORT_WORDS = 8  # a text of one line with at most so many words is an answer without a statement around it
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _SENTENCE = re.compile(r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z][a-z])[.!?](?=\s|$)|\n")  # "St. Louis" goes on
-_WORD = re.compile(r"[぀-ヿ㐀-䶿一-鿿가-힯豈-﫿]|[^\s぀-ヿ㐀-䶿一-鿿가-힯豈-﫿]+")  # characters of scripts without spaces
 
 
 def problem(question: Question) -> str:
@@ -42,7 +42,7 @@ def read(text: str, question: Question) -> str:
         found = _first_sentence(rest)
         if found:
             return found
-    return _first_sentence(text) if len(text.split()) <= SHORT_WORDS and "\n" not in text else ""
+    return _first_sentence(text) if len(words(text)) <= SHORT_WORDS and "\n" not in text else ""
 
 
 def same(one: str, other: str) -> bool:
@@ -69,7 +69,7 @@ def normalize(text: str) -> str:
 
 def token_f1(answer: str, gold: str) -> float:
     """Harmonic mean of precision and recall over the words of both, as in SQuAD."""
-    given, wanted = Counter(_WORD.findall(normalize(answer))), Counter(_WORD.findall(normalize(gold)))
+    given, wanted = Counter(words(normalize(answer))), Counter(words(normalize(gold)))
     shared = (given & wanted).total()
     return 2 * shared / (given.total() + wanted.total()) if shared else 0.0
 

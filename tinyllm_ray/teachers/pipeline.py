@@ -26,7 +26,7 @@ from tinyllm_ray.data.quality import find_flags
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.rows import Question, Rationale, from_values
 from tinyllm_ray.schema import Experiment, Pool, Teacher
-from tinyllm_ray.tasks.choice import extract_answer
+from tinyllm_ray.tasks.registry import task_of
 from tinyllm_ray.teachers.engines.base import EMPTY_OUTPUT
 from tinyllm_ray.teachers.engines.registry import Engine, choose_engine
 from tinyllm_ray.teachers.manifest import given_store, rationale_store, store_manifest, target_manifest
@@ -221,7 +221,7 @@ def _store(batch: pa.Table, targets: Sequence[Target]) -> None:
 
 def _rationale(row: dict[str, Any]) -> Rationale:
     text, question = row["text"].strip(), from_values(row["question"], Question)
-    predicted = extract_answer(text, question.choices)
+    predicted = task_of(question.task).read(text, question)
     return Rationale(
         key=row["key"],
         question_id=question.question_id,
@@ -233,7 +233,7 @@ def _rationale(row: dict[str, Any]) -> Rationale:
         dropped_examples=row["dropped_examples"],
         input_tokens=row["input_tokens"],
         output_tokens=row["output_tokens"],
-        flags=find_flags(text, answer=question.answer, predicted=predicted, finish_reason=row["finish_reason"]),
+        flags=find_flags(text, question, predicted=predicted, finish_reason=row["finish_reason"]),
     )
 
 
@@ -269,7 +269,7 @@ def _accuracy(target: Target) -> float:
     predicted = dict(zip(rows["question_id"].to_pylist(), rows["predicted_answer"].to_pylist(), strict=True))
     right = 0
     for batch in iterate_questions(target.questions.path, READ_ROWS):
-        right += sum(q.question_id in predicted and predicted[q.question_id] == q.answer for q in batch)
+        right += sum(task_of(q.task).is_right(predicted.get(q.question_id, ""), q) for q in batch)
     return right / max(target.questions.rows, 1)
 
 
