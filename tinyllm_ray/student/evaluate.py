@@ -1,8 +1,8 @@
 """Scoring a student: questions in, metrics and Prediction rows out.
 
 Ranking takes the choice with the highest mean token log-likelihood; one encoder pass serves all choices of a question.
-Generation is batched by length and read and compared as the question's task does it. Every rank calls these functions with the
-same arguments, computes its share of the batches and gets the whole; the batches do not depend on the ranks.
+Generation is batched by length, read and compared as the question's task does it. Every rank calls these functions
+with the same arguments, computes its share of the batches and gets the whole; the batches do not depend on the ranks.
 """
 
 import math
