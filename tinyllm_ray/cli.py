@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any
 
 import rich
@@ -19,6 +21,7 @@ from tinyllm_ray.config import UserError, load_experiment, output_dir
 from tinyllm_ray.failures import message_of
 from tinyllm_ray.lock import hold
 from tinyllm_ray.output import Output, send_chatter_to
+from tinyllm_ray.redact import redact_text
 from tinyllm_ray.session import Session
 
 app = typer.Typer(
@@ -234,6 +237,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours are made by rich
     _output.claim_stdout(as_json="--json" in sys.argv[1:])
+    sys.excepthook = _print_fault
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
@@ -244,8 +248,13 @@ def main() -> None:
         message = message_of(error)
         if message is not None:
             _fail(f"error: {message}", 2)
-        _output.write_error(f"{type(error).__name__}: {error}")
+        _output.write_error(redact_text(f"{type(error).__name__}: {error}"))
         raise
+
+
+def _print_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A fault of this program: Python's own traceback, without secrets."""
+    sys.stderr.write(redact_text("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _stop(number: int, _: object) -> None:

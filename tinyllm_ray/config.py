@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tinyllm_ray.experiment_file import read_experiment_file
-from tinyllm_ray.redact import redact, redact_text
+from tinyllm_ray.redact import keep_secret, redact, redact_text
 from tinyllm_ray.schema import Choice, Experiment, Grid, LogUniform, Uniform
 from tinyllm_ray.schema.base import UserError
 from tinyllm_ray.strict_yaml import DEEPEST, read_yaml
@@ -32,6 +32,8 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
     Raises UserError for a missing or broken file, an unknown key or a value that is not allowed.
     """
     raw = read_experiment_file(path)
+    keep_secret(variables=_variables_in(raw))
+    given: dict[str, Any] = {}
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
@@ -45,8 +47,11 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
         except UserError as error:
             reason = str(error).removeprefix("line 1: ")
             raise UserError(f"override {redact_text(override)!r}: {reason}") from None
+        given[key] = parsed
         _set_path(raw, key.split("."), parsed)
+    keep_secret(variables=_variables_in(raw))
     experiment = _fill_output_dir(validate(raw))
+    _refuse_secrets(given)
     check_space(experiment)
     return experiment
 
@@ -128,6 +133,28 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[path] = value
     return flat
+
+
+def _variables_in(node: Any) -> list[str]:
+    """Environment variables that a config names: values of keys such as api_key_env, and ${NAME} in a text."""
+    if isinstance(node, dict):
+        named = [value for key, value in node.items() if key.endswith("_env") and isinstance(value, str)]
+        return named + [name for value in node.values() for name in _variables_in(value)]
+    if isinstance(node, list):
+        return [name for value in node for name in _variables_in(value)]
+    return re.findall(r"\$\{(\w+)\}", node) if isinstance(node, str) else []
+
+
+def _refuse_secrets(overrides: dict[str, Any]) -> None:
+    """Everyone on the machine sees the words of a command, and everyone on a cluster those of its jobs."""
+    for key, value in overrides.items():
+        named = {key.rpartition(".")[2]: value}
+        if redact(named) != named:
+            raise UserError(
+                f"override {key}: the value is a secret by its name or its shape, and the words of a command are seen "
+                "by everyone on the machine; set an environment variable for it where there is one (api_key_env names "
+                "the key of an endpoint, HF_TOKEN is the hub's), else write it into the experiment file"
+            )
 
 
 def _fill_output_dir(experiment: Experiment) -> Experiment:

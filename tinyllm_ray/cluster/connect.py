@@ -17,7 +17,7 @@ from typing import Any
 from tinyllm_ray import storage
 from tinyllm_ray.cluster.pools import local_node
 from tinyllm_ray.config import UserError
-from tinyllm_ray.redact import redact_text
+from tinyllm_ray.redact import RedactingFilter, redact_text
 from tinyllm_ray.schema import Pools
 
 JOB_ENV = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what Ray sets in the driver of a submitted job
@@ -198,5 +198,6 @@ def _log_to_file(log_dir: str) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             handler = logging.FileHandler(path, encoding="utf-8", delay=True)
             handler.setLevel(logging.INFO)
+            handler.addFilter(RedactingFilter())
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
             logger.addHandler(handler)

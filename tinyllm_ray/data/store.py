@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
+from tinyllm_ray.redact import redact
 from tinyllm_ray.rows import Question, Rationale, schema_of, to_table
 
 _REMEDY = "delete this file: the next run writes again what was in it; an imported store is imported again"
@@ -46,12 +47,13 @@ def row_key(question: Question, sample: int, *, settings: str, teacher_forcing: 
 
 
 def open_store(folder: str, manifest: dict[str, Any]) -> None:
-    """Write the manifest of a new store, or check it against the one that is there.
+    """Write the manifest of a new store without its secrets, or check it against the one that is there.
 
     A damaged manifest is written again. Raises UserError with the difference where they disagree: rows of other
     settings are never mixed.
     """
     uri = storage.join(folder, "manifest.json")
+    manifest = redact(manifest)
     try:
         found = storage.read_json(uri)
     except (FileNotFoundError, ValueError):

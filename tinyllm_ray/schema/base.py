@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from tinyllm_ray.redact import holds_credentials
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 OUTSIDE_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"  # my_package.module:name
@@ -27,8 +29,8 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _plain_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Python counts true as 1, and every float field would take infinity."""
+    def _plain_values(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python counts true as 1, every float field would take infinity, and any text an address with a password."""
         kinds = _kinds_in(cls.model_fields[str(info.field_name)].annotation)
         if any(isinstance(kind, type) and issubclass(kind, Section) for kind in kinds):
             return value  # it looks at its own
@@ -38,6 +40,8 @@ class Section(BaseModel):
                 raise ValueError(f"{str(leaf).lower()} was given; a number is wanted")
             if isinstance(leaf, float) and not math.isfinite(leaf):
                 raise ValueError(f"{leaf} was given; numbers must be finite")
+            if isinstance(leaf, str) and holds_credentials(leaf):
+                raise ValueError(f"the address holds credentials; {_where_instead(leaf, str(info.field_name))}")
         return value
 
 
@@ -60,6 +64,26 @@ def without_credentials(url: str, instead: str) -> str:
     if re.search(r"://[^/]*@", url):
         raise ValueError(f"the address holds credentials; {instead}")
     return url
+
+
+_OF_FIELDS = {
+    "uri": "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    "url": "put the key in an environment variable and name it in api_key_env",
+}
+_OF_SCHEMES = {
+    "s3": "leave them out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "leave them out and set GOOGLE_APPLICATION_CREDENTIALS",
+    "gcs": "leave them out and set GOOGLE_APPLICATION_CREDENTIALS",
+    "abfs": "leave them out and set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
+    "abfss": "leave them out and set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
+    "hf": "leave them out and set HF_TOKEN",
+}
+
+
+def _where_instead(address: str, field: str) -> str:
+    scheme = address.partition("://")[0].lower()
+    in_a_variable = "set an environment variable and write ${ITS_NAME} in their place, as in ?sig=${DATA_SIGNATURE}"
+    return _OF_FIELDS.get(field) or _OF_SCHEMES.get(scheme) or in_a_variable
 
 
 STORAGE_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs")

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from tinyllm_ray.schema.base import OUTSIDE_PATTERN, Name, Section, Seed, storage_address, without_credentials
+from tinyllm_ray.schema.base import OUTSIDE_PATTERN, Name, Section, Seed, storage_address
 
 
 class Choice(Section):
@@ -133,14 +133,6 @@ class Tracking(Section):
     connect_timeout_s: float = Field(15, gt=0, description="seconds to wait for the server at the start")
     register_champion: bool = Field(True, description="log the winner as a model and register it")
 
-    @field_validator("uri")
-    @classmethod
-    def _no_credentials(cls, uri: str | None) -> str | None:
-        return uri and without_credentials(uri, "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
-
-
-_OWN_KEYS = "leave them out: the storage's own environment variables are read, such as AWS_ACCESS_KEY_ID"
-
 
 class Output(Section):
     dir: str | None = Field(
@@ -150,4 +142,4 @@ class Output(Section):
     @field_validator("dir")
     @classmethod
     def _known_storage(cls, address: str | None) -> str | None:
-        return None if address is None else storage_address(without_credentials(address, _OWN_KEYS))
+        return None if address is None else storage_address(address)
