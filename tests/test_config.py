@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from tinyllm_ray.config import UserError, digest, load_experiment, output_dir, with_overrides
+from tinyllm_ray.redact import redact_text
 from tinyllm_ray.schema import Experiment
 
 BASE = """
@@ -212,7 +213,7 @@ def test_overrides_that_go_with_a_searched_model_are_checked_at_load(tmp_path: P
         ("'s3://bucket/a b'", r"a character that an address cannot"),
         ("~nobody-here/x", r"there is no such user"),
         ("''", r"an empty text was given"),
-        ("s3://me:hunter22@bucket/x", r"holds credentials; leave them out: .*AWS_ACCESS_KEY_ID"),
+        ("s3://me:hunter22@bucket/x", r"holds credentials; leave them out and set AWS_ACCESS_KEY_ID"),
     ],
 )
 def test_an_output_folder_that_no_storage_can_hold_is_refused_at_load(tmp_path: Path, given: str, message: str) -> None:
@@ -226,6 +227,45 @@ def test_an_output_folder_that_no_storage_can_hold_is_refused_at_load(tmp_path: 
 )
 def test_paths_and_addresses_of_storage_are_taken(tmp_path: Path, given: str) -> None:
     assert load(tmp_path, f"output.dir='{given}'").output.dir == given
+
+
+@pytest.mark.parametrize(
+    ("override", "instead"),
+    [
+        ("tracking.uri=http://me:hunter22@host", "MLFLOW_TRACKING_PASSWORD"),
+        ("dataset.path='https://host/data?sig=hunter22'", r"write \$\{ITS_NAME\} in their place"),
+        ("dataset.splits={train: 'https://hunter22@host/a.jsonl'}", "environment variable"),
+        ("teachers.owl.store=gs://me:hunter22@bucket/x", "GOOGLE_APPLICATION_CREDENTIALS"),
+        ("teachers.owl.engine_kwargs={deep: [{er: 'http://host/x?apiKey=hunter22'}]}", "environment variable"),
+    ],
+)
+def test_credentials_in_any_address_are_refused_with_what_to_set_instead(
+    tmp_path: Path, override: str, instead: str
+) -> None:
+    with pytest.raises(UserError, match=f"the address holds credentials; .*{instead}") as error:
+        load(tmp_path, override)
+    assert "hunter22" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "teachers.owl.engine_kwargs.hf_token=hunter22",
+        "teachers.owl.engine_kwargs={a: {dbPwd: hunter22}}",
+        "name=hf_" + "a" * 30,
+    ],
+)
+def test_a_secret_is_no_word_of_a_command(tmp_path: Path, override: str) -> None:
+    with pytest.raises(UserError, match="the value is a secret by its name or its shape") as error:
+        load(tmp_path, override)
+    assert "hunter22" not in str(error.value) and "aaaa" not in str(error.value)
+
+
+def test_variables_that_an_experiment_names_are_kept_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYLLM_SECRET_VARIABLES", "")
+    monkeypatch.setenv("DATA_PLACE", "plain-looking-value")
+    load(tmp_path, "dataset.path='https://host/data?sig=${DATA_PLACE}'")
+    assert redact_text("x plain-looking-value") == "x ***"
 
 
 def test_credentials_in_an_endpoints_url_are_refused_and_not_shown(tmp_path: Path) -> None:

@@ -141,10 +141,16 @@ def test_of_many_processes_that_start_at_once_at_most_one_goes_on(tmp_path: Path
     assert claims(tmp_path) == []
 
 
+def test_a_folder_that_cannot_be_written_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"output\.dir .*file cannot be written"):
+        hold(tmp_path / "file")
+
+
 def test_a_holder_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     beaten, written = threading.Event(), []
 
-    def write(uri: str, data: bytes) -> None:
+    def write(uri: str, data: bytes, *, patience_s: float | None = None) -> None:
         written.append(uri)
         Path(uri).parent.mkdir(parents=True, exist_ok=True)
         Path(uri).write_bytes(data)

@@ -279,7 +279,7 @@ def _session(experiment: Path, overrides: list[str] | None, *, writes: bool = Fa
 
 
 def _say(line: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(redact_text(line))
 
 
 def _method_lines(methods: dict[str, Any]) -> str:

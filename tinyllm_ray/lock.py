@@ -18,10 +18,12 @@ from pathlib import Path
 import psutil
 
 from tinyllm_ray import storage
+from tinyllm_ray.redact import redact_text
 from tinyllm_ray.schema.base import UserError
 
 BEAT_S = 30.0  # a holder rewrites its claim this often
 STALE_S = 180.0  # a claim of another machine that was not rewritten for so long is left behind
+PATIENCE_S = 15.0  # a storage that does not answer at the start is said, and not waited for
 _FOLDER = ".lock"
 
 
@@ -45,7 +47,11 @@ def hold(folder: str, *, command: str, say: Callable[[str], None]) -> Iterator[N
     """
     own = storage.join(folder, _FOLDER, f"{uuid.uuid4().hex}.json")
     content = json.dumps(asdict(_own_claim(command))).encode()
-    storage.write_bytes(own, content)
+    try:
+        storage.write_bytes(own, content, patience_s=PATIENCE_S)
+    except OSError as error:
+        reason = redact_text(str(error))
+        raise UserError(f"output.dir {folder} cannot be written: {reason}; choose another output.dir") from None
     stop = threading.Event()
     try:
         _refuse_others(folder, now=storage.modified_s(own), say=say)

@@ -80,6 +80,23 @@ def test_a_broken_parquet_file_is_one_error(tmp_path: Path) -> None:
         values(write(tmp_path / "t.parquet", b"PAR1 and nothing else"))
 
 
+def test_a_variable_in_an_address_is_filled_in_when_the_file_is_opened(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.jsonl").write_text('{"question": "q"}\n')
+    address = f"{server}/${{FILE}}.jsonl?sig=${{DATA_SIGNATURE}}"
+    with pytest.raises(UserError, match="the environment variable FILE is not set") as error:
+        list(sources.iterate(address))
+    monkeypatch.setenv("FILE", "t")
+    monkeypatch.setenv("DATA_SIGNATURE", "abcdef")
+    assert "abcdef" not in str(error.value)
+    assert len(list(sources.iterate(address))) == 1
+    monkeypatch.setenv("FILE", "none")
+    with pytest.raises(UserError, match=r"sig=\$\{DATA_SIGNATURE\}") as error:
+        list(sources.iterate(address))
+    assert "abcdef" not in str(error.value)
+
+
 def test_http_files_are_read_and_missing_ones_are_missing(tmp_path: Path, server: str) -> None:
     write(tmp_path / "t.jsonl", json.dumps(ROWS[0]).encode())
     assert sources.find(server, "t.jsonl") == [f"{server}/t.jsonl"]

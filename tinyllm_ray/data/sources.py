@@ -6,6 +6,8 @@ In: /data/obqa_train.json, https://host/train.csv.gz, s3://bucket/train-*.parque
 import codecs
 import errno
 import fnmatch
+import os
+import re
 import tempfile
 import urllib.error
 import urllib.request
@@ -140,11 +142,24 @@ def _is_http(uri: str) -> bool:
 
 
 def _open_http(request: urllib.request.Request) -> Any:
+    named = request.full_url  # as the experiment writes it, with ${NAME} for a secret
+    request.full_url = _with_variables(named)
     try:
         return urllib.request.urlopen(request, timeout=_HTTP_TIMEOUT_S)
     except urllib.error.HTTPError as error:
         if error.code in (404, 410):
-            raise FileNotFoundError(errno.ENOENT, "no such file", request.full_url) from None
-        raise UserError(f"{request.full_url} cannot be read: the server answers {error.code} {error.reason}") from None
+            raise FileNotFoundError(errno.ENOENT, "no such file", named) from None
+        raise UserError(f"{named} cannot be read: the server answers {error.code} {error.reason}") from None
     except urllib.error.URLError as error:
-        raise UserError(f"{request.full_url} cannot be read: {error.reason}") from None
+        raise UserError(f"{named} cannot be read: {error.reason}") from None
+
+
+def _with_variables(address: str) -> str:
+    """${NAME} replaced by the environment variable's value."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise UserError(f"{address}: the environment variable {match[1]} is not set")
+        return os.environ[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", value, address)

@@ -18,6 +18,7 @@ from rich.progress import Progress
 from tinyllm_ray import storage
 from tinyllm_ray.cluster import pools
 from tinyllm_ray.progress import follow_training, make_bars
+from tinyllm_ray.redact import redact_text
 from tinyllm_ray.schema import Experiment, Search
 from tinyllm_ray.student.records import read_evaluations
 from tinyllm_ray.student.train import run_trial, run_trial_ddp
@@ -132,7 +133,7 @@ class _Watch(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         text = Path(trial.error_file).read_text() if trial.error_file else "no traceback was kept"
-        self._end(trial, FAILURE, {"traceback": text})
+        self._end(trial, FAILURE, {"traceback": redact_text(text)})
 
     def _end(self, trial: Any, mark: str, more: dict[str, Any]) -> None:
         ours = self.trainings[trial.config["key"]]
