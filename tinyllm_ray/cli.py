@@ -28,7 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Distil several teachers into one small student, on Ray.",
+    help="Distill several teachers into one small student, on Ray.",
 )
 _output = Output()
 ExperimentFile = Annotated[

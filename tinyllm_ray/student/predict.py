@@ -1,4 +1,4 @@
-"""A saved student at work: its model folder and rows of question, choices and context in, predictions out.
+"""A saved student answers: its model folder and rows of question, choices and context in, predictions out.
 
 <folder>/student.json holds what a model's own files do not say, in the experiment's words:
 {"student": {"label_prefix": "predict: ", ...}, "evaluation": {"by": "ranking", ...}, "task_prefixes": {"llama": ...}}

@@ -33,7 +33,7 @@ INPUT_FORMAT = (
 
 
 class Recorder:
-    """Metrics and evaluations of one trial; what a resumed trial will do again is forgotten first."""
+    """Metrics and evaluations of one trial; when it resumes, those of the steps that it repeats are removed."""
 
     def __init__(self, folder: str, *, first_step: int) -> None:
         self.folder = folder

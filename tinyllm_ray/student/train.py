@@ -1,6 +1,6 @@
 """One training as a trial: features, questions, settings in; metrics, checkpoints, predictions, model and result out.
 
-A trial's folder is its own state: a finished one returns its result, an unfinished one goes on from its checkpoint.
+A trial's folder holds its state: a finished trial returns its result, an unfinished one continues from its checkpoint.
 """
 
 import logging
