@@ -1,15 +1,21 @@
 """Features from questions and stores: joined by id, masked row by row, cut never in silence."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from tinyllm_ray.config import UserError
-from tinyllm_ray.data.features import open_features, read_meta
+from tinyllm_ray.data.features import build_features, open_features, read_meta
+from tinyllm_ray.data.fit import count_choices, cut, new_counts
 from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.data.tokenizer import StudentTokenizer
+from tinyllm_ray.rows import Question
 
 
 def texts(trial, features, row, component):
@@ -126,3 +132,49 @@ def test_features_are_built_once_and_again_only_when_what_they_depend_on_changes
     assert [path.name for path in Path(trial.features).parent.glob(".tmp-*")] == []
     plan = json.loads(Path(trial.features, "meta.json").read_text())["plan"]
     assert plan["prefixes"] == ["predict: ", "explain: ", "rationale: "]
+
+
+def test_a_test_split_is_held_to_the_same_rule(world, make):
+    long = [replace(question, question="what color " * 60) for question in world.asked["test"]]
+    world.questions["test"] = make.write_questions(world.folder, "test", long)
+    with pytest.raises(UserError, match=r"test: 8 of 8 inputs are longer than student.max_input_tokens = 60"):
+        world.trial(student={"max_input_tokens": 60})
+
+
+@pytest.fixture
+def words_alone(tmp_path):
+    """A tokenizer that knows six words and can write nothing else."""
+    backend = Tokenizer(WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "red": 3, "it": 4, "is": 5}, unk_token="<unk>"))
+    backend.pre_tokenizer = Whitespace()
+    return StudentTokenizer(backend, encoder_decoder=True, bos=None, eos=1, pad=0, unknown=2)
+
+
+def test_unknown_tokens_are_counted_by_kind_of_text(words_alone):
+    counts = new_counts()
+    cut(words_alone.targets(["it is red", "it is blue", "水"]), 8, "label", words_alone, counts)
+    assert (counts["total"]["label"], counts["unknown_tokens"]["label"]) == (3, 2)
+
+
+def test_questions_whose_choices_have_the_same_tokens_are_counted(words_alone):
+    counts = new_counts()
+    asked = [
+        Question("1", "?", ["red", "it"], "it"),
+        Question("2", "?", ["水", "火"], "火"),
+        Question("3", "?", [], "5"),
+    ]
+    count_choices(asked, words_alone, counts)
+    assert counts["choices"] == {"questions": 2, "indistinct": 1}
+
+
+def test_a_student_that_cannot_tell_the_choices_apart_is_refused(world, make, experiment, tmp_path):
+    chinese = [replace(question, choices=["水", "火"], answer="水") for question in world.asked["train"]]
+    files = world.questions | {"train": make.write_questions(world.folder, "train", chinese)}
+    folder = tmp_path / "words"
+    backend = Tokenizer(WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2}, unk_token="<unk>"))
+    backend.pre_tokenizer = Whitespace()
+    folder.mkdir()
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "layout.json").write_text('{"encoder_decoder": true, "bos": null, "eos": 1, "pad": 0, "unknown": 2}')
+    inputs = {"questions": files, "stores": {}, "tokenizer_folder": str(folder), "output_dir": str(tmp_path / "out")}
+    with pytest.raises(UserError, match=r"train: 40 of 40 questions have choices .* cannot tell them apart"):
+        build_features(experiment, **inputs)

@@ -14,7 +14,6 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,17 +26,26 @@ from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
 from tinyllm_ray.data.arrays import ARRAYS, COLUMNS, ArrayWriter, Features
+from tinyllm_ray.data.fit import (
+    ROWS_AT_ONCE,
+    Counts,
+    as_plain,
+    check_counts,
+    count_choices,
+    count_scored,
+    cut,
+    new_counts,
+)
 from tinyllm_ray.data.join import Targets, join_targets
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.quality import FLAGS
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.data.tokenizer import StudentTokenizer, TokenWriter
-from tinyllm_ray.rows import Question
+from tinyllm_ray.rows import SPLITS, Question
 from tinyllm_ray.schema import LABEL, Experiment
 
-FORMAT = 1
-ROWS_AT_ONCE = 2048
+FORMAT = 2
 log = logging.getLogger(__name__)
 
 
@@ -51,7 +59,8 @@ def build_features(
 ) -> str:
     """The folder of the features, built unless it is there. `stores`: their folders.
 
-    Raises UserError where inputs or labels would be cut, or a store holds rows of other questions.
+    Raises UserError where inputs or labels would be cut, choices cannot be told apart, or a store holds rows of other
+    questions; the test split is held to the same rules.
     """
     plan = _plan(experiment, questions, stores, tokenizer_folder)
     folder = storage.join(output_dir, "features", digest(plan))
@@ -75,32 +84,6 @@ def read_meta(folder: str) -> dict[str, Any]:
     return storage.read_json(storage.join(folder, "meta.json"))
 
 
-def check_counts(counts: dict[str, Any], split: str, experiment: Experiment) -> None:
-    """Refuse features that would lose question text, choices or answers, or that belong to other questions."""
-    limits = {"input": ("student.max_input_tokens", experiment.student.max_input_tokens)}
-    limits[LABEL] = ("student.max_label_tokens", experiment.student.max_label_tokens)
-    for kind, (key, limit) in limits.items():
-        cut, total, longest = counts["truncated"][kind], counts["total"][kind], counts["longest"][kind]
-        if total and cut / total > experiment.training.max_truncated_fraction:
-            lost = "the end of the question or its choices" if kind == "input" else "the end of the answer"
-            raise UserError(
-                f"{split}: {cut} of {total} {kind}s are longer than {key} = {limit}, so {lost} would be lost; "
-                f"the longest needs {longest} tokens: set {key} to {longest}, or allow a share with "
-                "training.max_truncated_fraction"
-            )
-    for name, unknown in counts["unknown"].items():
-        total = counts["store_rows"][name]
-        if (
-            unknown
-            and experiment.dataset.max_rows is None
-            and unknown / total > experiment.training.max_unknown_fraction
-        ):
-            raise UserError(
-                f"the store of {name} holds {unknown} of {total} {split} rows whose question_id is not in dataset "
-                f"{experiment.dataset.name!r}; check the teacher's `store`, or raise training.max_unknown_fraction"
-            )
-
-
 def _plan(
     experiment: Experiment, questions: Mapping[str, QuestionFile], stores: Mapping[StoreId, str], tokenizer_folder: str
 ) -> dict[str, Any]:
@@ -119,7 +102,7 @@ def _plan(
     used = [StoreId(teacher.name) for teacher in teachers] + ([] if source == "gold" else [_answers_of(source)])
     return {
         "format": FORMAT,
-        "questions": {split: questions[split].digest for split in ("train", "validation") if split in questions},
+        "questions": {split: questions[split].digest for split in SPLITS if split in questions},
         "tokenizer": tokenizer_digest(tokenizer_folder),
         "stores": {str(i): store.content_digest(stores[i]) for i in used},
         "components": [LABEL, *(teacher.name for teacher in teachers)],
@@ -157,7 +140,11 @@ def _build(
     counts = {}
     for split in plan["questions"]:
         (partial / split).mkdir(parents=True)
-        counts[split] = _build_split(partial / split, split, plan, questions[split], stores, tokenizer)
+        if split == "test":  # scored and never trained on
+            found = count_scored(questions[split].path, plan, tokenizer)
+        else:
+            found = _build_split(partial / split, split, plan, questions[split], stores, tokenizer)
+        counts[split] = {"rows": questions[split].rows, **as_plain(found, ["input", *plan["components"]])}
         log.info("features of %s: %s", split, counts[split])
     (partial / "meta.json").write_text(json.dumps({"plan": plan, "splits": counts}, indent=2))
     if target is None:
@@ -182,13 +169,11 @@ def _build_split(
     file: QuestionFile,
     stores: Mapping[StoreId, str],
     tokenizer: StudentTokenizer,
-) -> dict[str, Any]:
-    """Write one split chunk by chunk; returns its counts."""
+) -> Counts:
+    """Write one split chunk by chunk."""
     ids = storage.read_table(file.path, ["question_id"])["question_id"].combine_chunks()
     _save_ids(folder / "question_ids.npy", ids)
-    counts: dict[str, Any] = {
-        name: Counter() for name in ("truncated", "total", "longest", "unknown", "store_rows", "masked")
-    }
+    counts = new_counts()
     targets: dict[int, Targets] = {}
     for component, name in enumerate(plan["components"]):
         if component:
@@ -206,12 +191,7 @@ def _build_split(
         first += len(chunk)
     tokens.finish()
     examples.finish()
-    kinds = ["input", *plan["components"]]
-    return {
-        "rows": len(ids),
-        **{name: {kind: counts[name][kind] for kind in kinds} for name in ("truncated", "total", "longest")},
-        **{name: dict(counts[name]) for name in ("unknown", "store_rows", "masked")},
-    }
+    return counts
 
 
 def _save_ids(path: Path, ids: pa.Array) -> None:
@@ -229,36 +209,24 @@ def _encode_chunk(
     targets: Mapping[int, Targets],
     tokenizer: StudentTokenizer,
     writer: TokenWriter,
-    counts: dict[str, Counter],
+    counts: Counts,
 ) -> np.ndarray:
     """Tokenize some questions with all their targets; returns their part of the example table."""
+    count_choices(chunk, tokenizer, counts)
     sources: dict[str, np.ndarray] = {}  # by prefix, [questions, 2] of start and length
     parts = []
     for component, (name, prefix) in enumerate(zip(plan["components"], plan["prefixes"], strict=True)):
         if prefix not in sources:
             encoded = tokenizer.sources([student_input(prefix, question) for question in chunk])
             limit = plan["max_input_tokens"]
-            sources[prefix] = writer.add(_cut(encoded, limit, "input", tokenizer, counts))
+            sources[prefix] = writer.add(cut(encoded, limit, "input", tokenizer, counts))
         if component in targets:
             rows, texts = targets[component].between(first, first + len(chunk))
         else:
             rows, texts = np.arange(first, first + len(chunk)), [question.answer for question in chunk]
         limit = plan["max_rationale_tokens"] if component else plan["max_label_tokens"]
-        spans = writer.add(_cut(tokenizer.targets(texts), limit, name, tokenizer, counts))
+        spans = writer.add(cut(tokenizer.targets(texts), limit, name, tokenizer, counts))
         component_column = np.full(len(rows), component)
         parts.append(np.column_stack([rows, component_column, sources[prefix][rows - first], spans]))
     table = np.concatenate(parts)
     return table[np.argsort(table[:, 0], kind="stable")]
-
-
-def _cut(
-    encoded: list[list[int]], limit: int, kind: str, tokenizer: StudentTokenizer, counts: dict[str, Counter]
-) -> list[list[int]]:
-    lengths = [len(ids) for ids in encoded]
-    longest = max(lengths, default=0)
-    counts["total"][kind] += len(encoded)
-    counts["longest"][kind] = max(counts["longest"][kind], longest)
-    if longest <= limit:
-        return encoded
-    counts["truncated"][kind] += sum(length > limit for length in lengths)
-    return [tokenizer.cut(ids, limit, target=kind != "input") for ids in encoded]

@@ -24,6 +24,7 @@ class StudentTokenizer:
     bos: int | None
     eos: int
     pad: int
+    unknown: int | None = None  # what stands for text that the tokenizer cannot write
 
     @classmethod
     def open(cls, folder: str) -> "StudentTokenizer":

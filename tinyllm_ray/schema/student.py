@@ -126,6 +126,11 @@ class Training(Section):
         0.0,
         description="share of inputs that may lose question text or choices to `max_input_tokens`; more stop the run",
     )
+    max_indistinct_fraction: Fraction = Field(
+        0.01,
+        description="share of a split's questions that may have choices which the student's tokenizer turns into the "
+        "same tokens; more stop the run",
+    )
     max_unknown_fraction: Fraction = Field(
         0.01, description="share of a store's rows that may have unknown question ids; more refuse the store"
     )

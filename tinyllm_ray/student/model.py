@@ -86,6 +86,7 @@ def token_layout(tokenizer: Any, *, encoder_decoder: bool, name: str) -> dict[st
         "bos": bos if starts and not encoder_decoder else None,
         "eos": tokenizer.eos_token_id,
         "pad": tokenizer.eos_token_id if pad is None else pad,  # masks are explicit, so the end token may pad
+        "unknown": None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id,
     }
 
 

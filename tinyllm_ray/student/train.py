@@ -238,13 +238,16 @@ def _finish(run: Run, *, train_s: float, started: float) -> dict[str, Any]:
     result |= {"parameters": parameter_count(run.model), "device": _device_name(run.model)}
     result["trained_tokens"] = trained_tokens(run.features, training, run.terms, seed=trial.seed)
     meta = read_meta(trial.features)
-    result |= {f"truncated/{kind}": _share(meta, kind) for kind in ["input", *meta["plan"]["components"]]}
+    for name in ("truncated", "unknown_tokens"):
+        result |= {f"{name}/{kind}": _share(meta, name, kind) for kind in ["input", *meta["plan"]["components"]]}
     for split in ("validation", "test"):
         if split == "validation" or trial.score_test:
             result |= _score(run, split)
     result |= {"train_s": train_s, "wall_s": round(time.time() - started, 3), "scoring_s": round(run.scoring_s, 3)}
     if run.recorder:
-        new = {name: value for name, value in result.items() if name.startswith(("truncated/", "test/"))}
+        new = {
+            name: value for name, value in result.items() if name.startswith(("truncated/", "unknown_tokens/", "test/"))
+        }
         run.recorder.metrics(steps, new)
         run.recorder.flush()
         card = records.model_card(experiment, seed=trial.seed, made_from=meta["plan"], result=result)
@@ -284,9 +287,10 @@ def _score(run: Run, split: str) -> dict[str, float]:
     return {name.replace("eval/", f"{SCORE_NAMES[split]}/"): value for name, value in scores.items()}
 
 
-def _share(meta: dict[str, Any], kind: str) -> float:
+def _share(meta: dict[str, Any], name: str, kind: str) -> float:
+    """Of the training texts of one kind, those that were cut or hold unknown tokens."""
     counts = meta["splits"]["train"]
-    return counts["truncated"][kind] / counts["total"][kind] if counts["total"][kind] else 0.0
+    return counts[name][kind] / counts["total"][kind] if counts["total"][kind] else 0.0
 
 
 def _device_name(model: nn.Module) -> str:
