@@ -71,6 +71,18 @@ def plan(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json 
     _finish(result, as_json, "\n".join(result["lines"]))
 
 
+@app.command()
+def inspect(
+    path: Annotated[str, typer.Argument(help="a file or a folder of question files", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """What is in question files, and the `dataset` section that reads them."""
+    from tinyllm_ray.data.inspect import inspect as inspect_files
+
+    result = inspect_files(path)
+    _finish(result, as_json, "\n".join(result["lines"]) + result["yaml"])
+
+
 @app.command("show-prompt")
 def show_prompt(
     experiment: ExperimentFile,

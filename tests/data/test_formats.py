@@ -1,164 +1,166 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from tinyllm_ray.data.formats import BadRow, OtherKind, to_question
+from tinyllm_ray.data.fields import BadRow, OtherKind
+from tinyllm_ray.data.formats import columns_read, read_parts, to_question
+from tinyllm_ray.data.readers import Unreadable
 from tinyllm_ray.rows import Question
-from tinyllm_ray.schema import Columns
+from tinyllm_ray.schema import Dataset, Experiment
 
-COLUMNS = Columns()
-
-
-def read(form: str, row: Any, columns: Columns = COLUMNS) -> Question:
-    return to_question(row, form=form, default_id="train-9", columns=columns)
-
-
-WITH_STEM = {"stem": "What floats?", "choices": [{"label": "1", "text": "iron"}, {"label": "2", "text": "cork"}]}
-NESTED = {"text": ["iron", "cork"], "label": ["A", "B"]}
 BOTH = ["iron", "cork"]
+ROW = {"question": "What floats?", "choices": BOTH, "answer": "cork"}
 
 
-@pytest.mark.parametrize(
-    ("form", "row", "expected"),
-    [
-        (
-            "reference",
-            {"id": 7, "question": "What floats?", "choices": BOTH, "answer": "cork"},
-            Question("7", "What floats?", BOTH, "cork"),
-        ),
-        (
-            "obqa",
-            {"id": "8-1", "question_stem": "What floats?", "choices": NESTED, "answerKey": "B"},
-            Question("8-1", "What floats?", BOTH, "cork"),
-        ),
-        ("obqa", {"id": "8-2", "question": WITH_STEM, "answerKey": "1"}, Question("8-2", "What floats?", BOTH, "iron")),
-        (
-            "arc",
-            {"id": "T", "question": "What floats?", "choices": NESTED, "answerKey": "A"},
-            Question("T", "What floats?", BOTH, "iron"),
-        ),
-        (
-            "riddle",
-            {"question": "What floats?", "choices": NESTED, "answerKey": "B"},
-            Question("train-9", "What floats?", BOTH, "cork"),
-        ),
-        (
-            "piqa",
-            {"goal": "Dry shoes", "sol1": "paper", "sol2": "water", "label": 1},
-            Question("train-9", "Dry shoes", ["paper", "water"], "water"),
-        ),
-        (
-            "pubmedqa",
-            {
-                "pubid": 17,
-                "question": "Does tea help?",
-                "context": {"contexts": ["We gave tea.", "They slept."]},
-                "final_decision": "maybe",
-            },
-            Question("17", "We gave tea. \n They slept. \n Does tea help?", ["yes", "no", "maybe"], "maybe"),
-        ),
-        (
-            "bioasq",
-            {
-                "id": "5a",
-                "type": "yesno",
-                "body": "Is iron a metal?",
-                "snippets": [{"text": "Iron is."}],
-                "exact_answer": ["Yes"],
-            },
-            Question("5a", "Iron is. \n Is iron a metal?", ["yes", "no"], "yes"),
-        ),
-    ],
-)
-def test_each_publishers_row_becomes_a_question(form: str, row: Any, expected: Question) -> None:
-    assert read(form, row) == expected
+def read(row: Any, *, reading: str = "text", **section: Any) -> Question:
+    dataset = Dataset(name="mine", **{"format": "columns", **section})
+    return to_question(read_parts(row, dataset=dataset, default_id="train-9"), dataset=dataset, reading=reading)
 
 
-def test_columns_name_the_fields_of_a_generic_row() -> None:
-    columns = Columns(id="key", question="q", choices="options", answer="gold")
-    row = {"key": "k", "q": "What floats?", "options": BOTH, "gold": 1}
-    assert read("jsonl", row, columns) == Question("k", "What floats?", BOTH, "cork")
+def test_columns_name_the_fields_of_a_row() -> None:
+    columns = {"id": "meta.key", "question": "q", "context": ["title", "body"], "choices": "options", "answer": "gold"}
+    row = {"meta": {"key": 7.0}, "q": "What floats?", "title": "Wood", "body": ["It.", None, ""], "options": BOTH}
+    row["body"] = ["It is light.", " "]
+    found = read({**row, "gold": 1}, columns=columns, reading="index0")
+    assert found == Question("7", "What floats?", BOTH, "cork", "Wood\nIt is light.")
 
 
-@pytest.mark.parametrize(
-    ("answer", "text"),
-    [("cork", "cork"), ("Cork.", "cork"), ("b", "cork"), ("(B)", "cork"), (0, "iron"), ("1", "cork")],
-)
-def test_an_answer_may_be_text_letter_or_position(answer: Any, text: str) -> None:
-    assert read("json", {"question": "What floats?", "choices": BOTH, "answer": answer}).answer == text
-
-
-def test_an_answers_text_goes_before_its_position() -> None:
-    assert read("json", {"question": "1 + 0?", "choices": ["1", "0"], "answer": "1"}).answer == "1"
-
-
-@pytest.mark.parametrize(
-    ("form", "row", "reason"),
-    [
-        ("jsonl", ["a"], "not an object"),
-        ("jsonl", {"choices": BOTH, "answer": "cork"}, "no question; the row has choices, answer"),
-        ("jsonl", {"question": " ", "choices": BOTH, "answer": "cork"}, "no question"),
-        ("jsonl", {"question": 5, "choices": BOTH, "answer": "cork"}, "question is of type int"),
-        ("jsonl", {"question": "q", "choices": ["cork"], "answer": "cork"}, "1 choices"),
-        ("jsonl", {"question": "q", "choices": [str(n) for n in range(27)], "answer": "1"}, "27 choices"),
-        ("jsonl", {"question": "q", "choices": "ab", "answer": "a"}, "choices is of type str"),
-        ("jsonl", {"question": "q", "choices": ["a", None], "answer": "a"}, "a choice is null"),
-        ("jsonl", {"question": "q", "choices": ["a", ""], "answer": "a"}, "a choice is empty"),
-        ("jsonl", {"question": "q", "choices": BOTH, "answer": "lead"}, "'lead' is not among the choices"),
-        ("jsonl", {"question": "q", "choices": BOTH, "answer": 2}, "outside of the 2 choices"),
-        ("jsonl", {"question": "q", "choices": BOTH, "answer": True}, "answer is of type bool"),
-        ("jsonl", {"question": "q", "choices": BOTH, "answer": None}, "no answer"),
-        ("jsonl", {"question": "q\ud800", "choices": BOTH, "answer": 0}, "broken UTF-8"),
-        ("jsonl", {"id": "", "question": "q", "choices": BOTH, "answer": 0}, "id is empty"),
-        ("obqa", {"question_stem": "q", "choices": {"text": BOTH}, "answerKey": "A"}, "no label"),
-        ("arc", {"question": "q", "choices": NESTED, "answerKey": "E"}, "'E' is not one of the labels"),
-        ("piqa", {"goal": "g", "sol1": "a", "sol2": "b", "label": -1}, "label is -1"),
-        ("piqa", {"goal": "g", "sol1": "a", "sol2": "b", "label": "x"}, "label is x"),
-        ("pubmedqa", {"question": "q", "context": "text", "final_decision": "yes"}, "context is of type str"),
-        ("bioasq", {"body": "q", "snippets": [], "exact_answer": []}, "answer is of type list"),
-    ],
-)
-def test_a_bad_row_says_why(form: str, row: Any, reason: str) -> None:
-    with pytest.raises(BadRow, match=reason):
-        read(form, row)
-
-
-def test_questions_of_another_kind_are_no_mistake() -> None:
-    with pytest.raises(OtherKind):
-        read("bioasq", {"type": "list", "body": "Which?", "snippets": [], "exact_answer": ["a"]})
-
-
-def test_labels_come_by_name_or_number_with_their_passage() -> None:
-    columns = Columns(question="hypothesis", context="premise", answer="label")
-    row = {"premise": "He runs.", "hypothesis": "He rests."}
-    for label in (1, "1", "no"):
-        asked = to_question(
-            row | {"label": label}, form="jsonl", default_id="t", columns=columns, task="label", labels=["yes", "no"]
-        )
-        assert asked == Question("t", "He rests.", ["yes", "no"], "no", context="He runs.", task="label")
-    for label, reason in ((2, "label 2 is not one of the numbers 0 to 1"), ("maybe", "'maybe' is not one of yes, no")):
-        with pytest.raises(BadRow, match=reason):
-            to_question(
-                row | {"label": label},
-                form="jsonl",
-                default_id="t",
-                columns=columns,
-                task="label",
-                labels=["yes", "no"],
-            )
-
-
-def test_free_answers_need_no_choices_and_may_be_several() -> None:
-    asked = to_question(
-        {"question": "Which city?", "answer": ["Rome", "Roma"]},
-        form="jsonl",
-        default_id="t",
-        columns=COLUMNS,
-        task="text",
+def test_the_premise_is_the_context_and_the_hypothesis_the_question() -> None:
+    section = {
+        "task": "label",
+        "labels": ["entailment", "neutral", "contradiction"],
+        "columns": {"context": "premise", "question": "hypothesis", "answer": "label"},
+    }
+    row = {"premise": "Cork floats.", "hypothesis": "Cork sinks.", "label": 2}
+    labels = ["entailment", "neutral", "contradiction"]
+    assert read(row, reading="index0", **section) == Question(
+        "train-9", "Cork sinks.", labels, "contradiction", "Cork floats.", task="label"
     )
-    assert asked == Question("t", "Which city?", [], "Rome", accepted=["Roma"], task="text")
-    row = {"question": "How many?", "answer": "( 84.0 / 2.0 )", "context": "A passage."}
-    asked = to_question(row, form="jsonl", default_id="t", columns=COLUMNS, task="number")
-    assert asked == Question("t", "How many?", [], "( 84.0 / 2.0 )", context="A passage.", task="number")
-    with pytest.raises(BadRow, match="'many' is neither a number"):
-        to_question(row | {"answer": "many"}, form="jsonl", default_id="t", columns=COLUMNS, task="number")
+    assert read({**row, "label": "Neutral"}, **section).answer == "neutral"
+
+
+def test_free_answers_are_kept_as_they_are() -> None:
+    number = {"task": "number", "columns": {"answer_after": "####"}}
+    assert read({"question": "6 x 7?", "answer": "It is\n#### 42"}, **number) == Question(
+        "train-9", "6 x 7?", [], "42", task="number"
+    )
+    assert read({"question": "1 - 2?", "answer": -1}, task="number").answer == "-1"
+    assert read({"question": "?", "answer": 84.0}, task="number").answer == "84"
+    text = {"task": "text", "columns": {"answer": "answer.value", "accepted": "answer.aliases"}}
+    row = {"question": "Where?", "answer": {"value": "Rome", "aliases": ["Roma", "Rome"]}}
+    assert read(row, **text) == Question("train-9", "Where?", [], "Rome", "", ["Roma"], "text")
+
+
+def test_the_right_answer_and_its_distractors_are_choices() -> None:
+    row = {"question": "What floats?", "right": "cork", "wrong": ["iron", "lead"]}
+    found = read(row, columns={"answer": "right", "distractors": "wrong"})
+    assert (sorted(found.choices), found.answer) == (["cork", "iron", "lead"], "cork")
+
+
+def test_an_empty_place_among_the_choices_keeps_the_others_positions() -> None:
+    row = {"question": "?", "choices": ["iron", None, "cork", None], "answer": 2}
+    assert read(row, reading="index0") == Question("train-9", "?", BOTH, "cork")
+    assert read({**row, "answer": "C"}, reading="letter").answer == "cork"
+    with pytest.raises(BadRow, match="answer 1 is not among the choices"):
+        read({**row, "answer": 1}, reading="index0")
+
+
+def test_ids_may_be_absent_numbers_or_nested() -> None:
+    assert read(ROW).question_id == "train-9"
+    assert read({**ROW, "id": None}).question_id == "train-9"
+    assert read({**ROW, "id": 17}).question_id == "17"
+    with pytest.raises(BadRow, match="no key; the row has"):
+        read(ROW, columns={"id": "key"})
+
+
+def test_rows_of_another_kind_are_no_mistake() -> None:
+    where = {"type": "yesno", "year": [2001, 2002]}
+    assert read({**ROW, "type": "yesno", "year": 2002}, where=where).answer == "cork"
+    for other in ({"type": "list", "year": 2002}, {"type": "yesno", "year": 2003}):
+        with pytest.raises(OtherKind):
+            read({**ROW, **other}, where=where)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"question": None}, "no question; the row has question, choices, answer"),
+        ({"question": " "}, "no question"),
+        ({"question": 5}, "question is of type int"),
+        ({"question": Unreadable("not UTF-8")}, "question is unreadable: not UTF-8"),
+        ({"choices": ["cork"]}, "1 choices"),
+        ({"choices": [*map(str, range(26)), "cork"]}, "27 choices"),
+        ({"choices": ["cork", ""]}, "a choice is empty"),
+        ({"choices": ["cork", "cork "]}, "two choices are 'cork"),
+        ({"choices": [None, None]}, "there are no choices"),
+        ({"answer": "lead"}, "'lead' is not among the choices when it is read as the text"),
+        ({"answer": None}, "no answer"),
+        ({"answer": {"a": 1}}, "not among the choices"),
+        ({"id": ""}, "id is empty"),
+        ({"id": [1]}, "id is of type list"),
+        ({"question": "q\ud800"}, "broken UTF-8"),
+    ],
+)
+def test_a_bad_row_says_why(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(BadRow, match=reason):
+        read({**ROW, **change})
+
+
+def test_a_row_without_the_named_columns_says_which() -> None:
+    with pytest.raises(BadRow, match="the row is of type list, not an object"):
+        read(["a"])
+    with pytest.raises(BadRow, match="no answer; the row has question, choices"):
+        read({"question": "?", "choices": BOTH})
+    with pytest.raises(BadRow, match="no passage; the row has"):
+        read(ROW, columns={"context": "passage"})
+    assert read({**ROW, "passage": None}, columns={"context": "passage"}).context == ""
+
+
+def test_a_column_named_context_is_the_passage_where_it_holds_text() -> None:
+    assert read({**ROW, "context": "Wood is light."}).context == "Wood is light."
+    assert read({**ROW, "context": {"meshes": []}}).context == ""
+
+
+def test_only_the_columns_that_are_used_are_asked_for() -> None:
+    section = {"columns": {"question": "q.stem | q", "choices": ["a", "b"], "context": "c.d"}, "where": {"kind": "x"}}
+    assert sorted(columns_read(Dataset(name="mine", format="columns", **section))) == [
+        "a",
+        "answer",
+        "b",
+        "c",
+        "kind",
+        "q",
+    ]
+    labels = Dataset(name="mine", format="columns", task="label", labels=["yes", "no"])
+    assert columns_read(labels) == ["question", "answer"]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"task": "label"}, "must name two different labels or more"),
+        ({"task": "text", "labels": ["a", "b"]}, "labels are given, but task is text"),
+        ({"task": "number", "columns": {"answer_is": "letter"}}, "takes columns.answer_is: value"),
+        ({"columns": {"answer_is": "value"}}, "for the tasks number and text"),
+        ({"task": "label", "labels": ["a", "b"], "columns": {"answer_is": "label"}}, "for `labels` set text"),
+        ({"columns": {"choices": None}}, "no choices: set columns.choices, columns.distractors or labels"),
+        ({"splits": {"test": "t"}, "split_from_train": {"test": 0.1}}, "both name test"),
+        ({"split_from_train": {"test": 0.5, "validation": 0.5}}, "must sum to less than 1"),
+    ],
+)
+def test_keys_that_do_not_fit_together_are_refused(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Dataset(name="mine", format="columns", **section)
+
+
+def test_a_named_layout_sets_keys_and_what_is_given_goes_before_it() -> None:
+    named = Dataset(name="mine", format="socialiqa", columns={"id": "key"})
+    assert named.columns.choices == ["answerA", "answerB", "answerC"]
+    assert (named.columns.id, named.columns.answer_is) == ("key", "index1")
+    assert Dataset.model_validate(named.model_dump()) == named
+
+
+def test_a_layout_with_free_answers_is_scored_by_what_is_generated() -> None:
+    raw = {"name": "mine", "dataset": {"name": "gsm8k", "format": "gsm8k"}, "student": {"model": "s"}}
+    assert Experiment.model_validate(raw).evaluation.by == "generation"

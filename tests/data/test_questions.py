@@ -65,8 +65,8 @@ def test_bad_rows_go_to_the_reject_file_with_line_and_reason(tmp_path: Path) -> 
     rejects = [json.loads(line) for line in Path(file.rejected_path).read_text().splitlines()]
     assert [(reject["line"], reject["reason"].partition(":")[0]) for reject in rejects] == [
         (2, "broken JSON"),
-        (3, "duplicate id 'a'"),
-        (4, "answer 'up' is not among the choices"),
+        (3, "duplicate id 'a'; dataset.repeated_ids=number keeps such rows"),
+        (4, "answer 'up' is not among the choices when it is read as the text of a choice"),
     ]
     with pytest.raises(UserError, match=r"3 of 5 train rows .*max_rejected_fraction=0.5 .*line 2: broken JSON"):
         prepare_questions(dataset.model_copy(update={"max_rejected_fraction": 0.5}), output_dir=str(tmp_path / "out"))
@@ -202,6 +202,108 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text("\n")
     with pytest.raises(UserError, match="train split of mine holds no questions"):
         prepare_questions(Dataset(name="mine", format="jsonl", path=str(tmp_path)), output_dir=str(tmp_path))
+
+
+def ids(file: QuestionFile) -> list[str]:
+    return [question.question_id for question in read_questions(file.path)]
+
+
+def test_a_split_is_taken_from_train_by_a_seed_and_not_by_the_files_order(tmp_path: Path) -> None:
+    rows = [row(f"q{n}") for n in range(100)] + [{**row("again"), "question": "What is q7?"}]
+    share = {"validation": 0.1, "test": 0.2}
+    write_lines(tmp_path / "a/train.jsonl", rows)
+    first = prepare_mine(tmp_path / "a", split_from_train=share)
+    assert [file.rows for file in first.values()] == [101 - 10 - 20, 10, 20]
+    assert sorted(name for file in first.values() for name in ids(file)) == sorted(str(r["id"]) for r in rows)
+    assert all(not any(file.shared.values()) for file in first.values())
+    write_lines(tmp_path / "b/train.jsonl", rows[::-1])
+    again = prepare_mine(tmp_path / "b", split_from_train=share)
+    assert {split: set(ids(file)) for split, file in again.items()} == {s: set(ids(file)) for s, file in first.items()}
+    other = prepare_mine(tmp_path / "b", split_from_train=share, split_seed=1)
+    assert set(ids(other["validation"])) != set(ids(first["validation"]))
+
+
+def test_a_split_that_has_a_file_is_not_taken_from_train(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", [row(f"q{n}") for n in range(10)])
+    write_lines(tmp_path / "test.jsonl", [row("t")])
+    with pytest.raises(UserError, match=r"split_from_train\.test: there is a test split already .*test\.jsonl"):
+        prepare_mine(tmp_path, split_from_train={"test": 0.1})
+    files = prepare_mine(tmp_path, split_from_train={"validation": 0.1})
+    assert {split: file.rows for split, file in files.items()} == {"train": 9, "validation": 1, "test": 1}
+
+
+def test_at_most_max_rows_of_train_are_read_also_where_it_is_split(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", [row(f"q{n}") for n in range(50)])
+    files = prepare_mine(tmp_path, split_from_train={"validation": 0.25}, max_rows=20)
+    assert sorted(ids(files["train"]) + ids(files["validation"])) == sorted(f"q{n}" for n in range(20))
+    assert files["validation"].rows == 5
+
+
+def test_a_published_test_file_without_answers_is_left_out_and_said(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", [row("a"), row("b")])
+    write_lines(
+        tmp_path / "test.jsonl", [{**row("x"), "answer": -1}, {**row("y"), "answer": ""}, {**row("z"), "answer": None}]
+    )
+    for _ in range(2):  # the second time it is known
+        files = prepare_mine(tmp_path)
+        assert list(files) == ["train"]
+        assert describe(files)[1] == "the test file is left out, for none of its rows has an answer"
+    write_lines(tmp_path / "train.jsonl", [{**row("a"), "answer": ""}])
+    with pytest.raises(UserError, match=r"1 of 1 train rows .* no answer"):
+        prepare_mine(tmp_path)
+
+
+def test_repeated_ids_are_numbered_on_request(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", [row("a", "One?"), row("b", "Two?"), row("a", "Three?")])
+    with pytest.raises(UserError, match=r"duplicate id 'a'; dataset\.repeated_ids=number"):
+        prepare_mine(tmp_path)
+    assert ids(prepare_mine(tmp_path, repeated_ids="number")["train"]) == ["a", "b", "a#3"]
+
+
+def test_a_split_may_be_several_files_a_pattern_or_a_folder(tmp_path: Path) -> None:
+    for name in ("one.jsonl", "two.jsonl", "parts/p-0.jsonl", "parts/p-1.jsonl"):
+        write_lines(tmp_path / name, [row(name)])
+    (tmp_path / "parts/README.md").write_text("not rows")
+    files = prepare_mine(tmp_path, splits={"train": ["one.jsonl", "two.jsonl"], "test": "parts"})
+    assert (ids(files["train"]), ids(files["test"])) == (
+        ["one.jsonl", "two.jsonl"],
+        ["parts/p-0.jsonl", "parts/p-1.jsonl"],
+    )
+    by_pattern = prepare_mine(tmp_path, splits={"train": ["one.jsonl", "two.jsonl"], "test": "parts/p-?.jsonl"})
+    assert by_pattern["test"].digest == files["test"].digest
+    with pytest.raises(UserError, match=r"one\.jsonl is a file of train and of test|is a file of"):
+        prepare_mine(tmp_path, splits={"train": "*.jsonl", "test": "one.jsonl"})
+
+
+def test_one_reading_of_the_answers_holds_for_all_splits(tmp_path: Path) -> None:
+    types = ["A", "AB", "B", "O"]
+    rows = [{"id": str(n), "question": f"Group {n}?", "choices": types, "answer": "AB"[n % 2]} for n in range(6)]
+    write_lines(tmp_path / "train.jsonl", rows[:4])
+    write_lines(tmp_path / "test.jsonl", rows[4:])
+    with pytest.raises(UserError, match=r"as text .* and as letter .*dataset\.columns\.answer_is"):
+        prepare_mine(tmp_path)
+    as_letters = prepare_mine(tmp_path, columns={"answer_is": "letter"})["test"]
+    assert [question.answer for question in read_questions(as_letters.path)] == ["A", "AB"]
+    write_lines(tmp_path / "test.jsonl", [{**rows[4], "answer": "O"}])
+    as_texts = prepare_mine(tmp_path)["train"]
+    assert [question.answer for question in read_questions(as_texts.path)] == ["A", "B", "A", "B"]
+
+
+def test_half_of_the_answers_read_in_another_way_is_refused(tmp_path: Path) -> None:
+    rows = [{**row(str(n)), "answer": ["left", "B"][n % 2]} for n in range(11)]
+    write_lines(tmp_path / "train.jsonl", rows)
+    with pytest.raises(UserError, match=r"5 of 11 train rows .*answer 'B' is not among the choices when it is read as"):
+        prepare_mine(tmp_path)
+
+
+def test_a_bad_column_that_is_not_used_spoils_nothing(tmp_path: Path) -> None:
+    texts = pa.array([b"ok", b"\xff\xfe"], pa.binary()).view(pa.string())
+    table = pa.table({"question": ["One?", "Two?"], "choices": [["a", "b"]] * 2, "answer": ["a", "b"], "note": texts})
+    pq.write_table(table, tmp_path / "train.parquet")
+    assert prepare_mine(tmp_path)["train"].rows == 2
+    bad = prepare_mine(tmp_path, columns={"context": "note"}, max_rejected_fraction=0.5)["train"]
+    assert (bad.rows, bad.rejected) == (1, 1)
+    assert "note is unreadable: 'utf-8' codec" in Path(bad.rejected_path).read_text()
 
 
 LARGE = """

@@ -1,6 +1,6 @@
 """Questions that stand in more than one split: their keys by split in, counts and sentences out. Pure.
 
-A question is known by its text, whatever its id, choices, case and spaces are.
+A question is known by its context and text, whatever its id, choices, case and spaces are.
 """
 
 import hashlib
@@ -16,8 +16,12 @@ SHARED_ADVICE = "dataset.drop_leaked=true takes them out of train"
 
 
 def question_key(question: Question) -> int:
+    return text_key(question.context, question.question)
+
+
+def text_key(context: str, question: str) -> int:
     """Eight bytes that stand for a question: a million of them fit where their texts would not."""
-    return short_hash(" ".join(question.question.casefold().split()))
+    return short_hash(" ".join(f"{context}\n{question}".casefold().split()))
 
 
 def short_hash(text: str) -> int:

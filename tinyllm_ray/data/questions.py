@@ -3,11 +3,8 @@
 In: experiments' `dataset:`   Out: <output_dir>/questions/<name>/{train,validation,test}.parquet, <split>.rejected.jsonl
 """
 
-import hashlib
-import json
 import tempfile
-from array import array
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinyllm_ray import storage
-from tinyllm_ray.config import UserError, digest
+from tinyllm_ray.config import UserError
 from tinyllm_ray.data import sources
-from tinyllm_ray.data.formats import BadRow, OtherKind, to_question
+from tinyllm_ray.data.fields import BadRow
+from tinyllm_ray.data.formats import Parts, to_question
 from tinyllm_ray.data.overlap import count_shared, question_key, refuse_identical, shared_lines, short_hash
-from tinyllm_ray.rows import SPLITS, Question, Rejected, from_table, schema_of, to_table
+from tinyllm_ray.data.scan import Scan, scan
+from tinyllm_ray.data.split_writer import BATCH_ROWS, SplitWriter
+from tinyllm_ray.data.splits import find_files, iterate_rows
+from tinyllm_ray.rows import SPLITS, Question, Rejected, from_table, schema_of
 from tinyllm_ray.schema import Dataset
-
-_BATCH_ROWS = 4096
-_PUBLISHED = {"train": ["train"], "validation": ["validation", "valid", "dev", "val"], "test": ["test"]}
-_HUB_FOLDERS = ("", "main/", "ARC-Challenge/", "pqa_labeled/", "data/", "default/", "plain_text/")
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,7 @@ class QuestionFile:
     skipped: int = 0  # rows of a kind that the dataset does not ask, such as BioASQ's list questions
     shared: dict[str, int] = field(default_factory=dict)  # rows whose question is in that other split too; kept
     leaked: int = 0  # rows taken out of train because validation or test has their question
+    unanswered: list[str] = field(default_factory=list)  # splits left out, for none of their rows has an answer
 
 
 def prepare_questions(
@@ -73,6 +71,8 @@ def describe(files: Mapping[str, QuestionFile]) -> list[str]:
     lines = [f"questions: {counts}; {sum(file.rejected for file in files.values())} rejected"]
     if any(file.leaked for file in files.values()):
         lines.append(f"{files['train'].leaked} training questions left out, for validation or test has them too")
+    for split in next(iter(files.values())).unanswered:
+        lines.append(f"the {split} file is left out, for none of its rows has an answer")
     rows = {split: file.rows for split, file in files.items()}
     return lines + shared_lines(rows, {split: file.shared for split, file in files.items()})
 
@@ -95,28 +95,39 @@ def _prepare_splits(
     dataset: Dataset, found: Mapping[str, list[str]], *, folder: str, on_progress: Callable[[str, int], None]
 ) -> dict[str, QuestionFile]:
     """Test and validation before train, so that train can leave out what they hold."""
+    scanned = scan(dataset, found)
     files: dict[str, QuestionFile] = {}
-    keys: dict[str, array[int]] = {}
-    contents: dict[str, tuple[int, int]] = {}
-    for split in reversed([split for split in SPLITS if split in found]):
-        drop = {key for other in keys.values() for key in other} if dataset.drop_leaked and split == "train" else set()
-        files[split], written = _prepare_split(
-            dataset, split, found[split], folder=folder, drop=drop, on_progress=on_progress
+    written: dict[str, SplitWriter] = {}
+    unanswered: list[str] = []
+    for split in reversed([split for split in SPLITS if split in found or split in dataset.split_from_train]):
+        others = {key for other in written.values() for key in other.keys}
+        drop = others if dataset.drop_leaked and split == "train" else set()
+        items = _questions(dataset, split, found, scanned)
+        files[split], written[split] = _write_split(
+            dataset, split, items, folder=folder, drop=drop, on_progress=on_progress
         )
-        keys[split], contents[split] = written.keys, written.content
-    refuse_identical(contents, dataset=dataset.name)
+        if not files[split].rows and 0 < written[split].unanswered == written[split].rejected and split != "train":
+            unanswered.append(split)
+            del files[split], written[split]
+        else:
+            _check_split(dataset, split, written[split], files[split].rejected_path)
+    refuse_identical({split: writer.content for split, writer in written.items()}, dataset=dataset.name)
     if "train" in files and not files["train"].rows:
         raise UserError(
             f"all {files['train'].leaked} training questions of {dataset.name} are in validation or test too, and "
             "dataset.drop_leaked takes them out; name other files in dataset.splits"
         )
-    shared = count_shared(keys)
-    return {split: replace(files[split], shared=shared[split]) for split in SPLITS if split in files}
+    if not files:
+        raise UserError(f"no row of {dataset.name} has an answer; check dataset.columns.answer")
+    shared = count_shared({split: writer.keys for split, writer in written.items()})
+    return {
+        split: replace(files[split], shared=shared[split], unanswered=unanswered) for split in SPLITS if split in files
+    }
 
 
 def read_questions(path: str) -> list[Question]:
     """Raises UserError for a file that is damaged."""
-    return [question for batch in iterate_questions(path, _BATCH_ROWS) for question in batch]
+    return [question for batch in iterate_questions(path, BATCH_ROWS) for question in batch]
 
 
 def iterate_questions(path: str, batch_rows: int) -> Iterator[list[Question]]:
@@ -130,161 +141,72 @@ def iterate_questions(path: str, batch_rows: int) -> Iterator[list[Question]]:
         raise UserError(f"{path} is missing or damaged ({error}); delete it, and the next run makes it again") from None
 
 
-def find_files(dataset: Dataset) -> dict[str, list[str]]:
-    """Source files by split: those that `dataset.splits` names, else those with the format's own names."""
-    if not dataset.path:
-        raise UserError(f"dataset.path: missing; set it to the folder that holds the files of {dataset.name}")
-    folder = sources.absolute(dataset.path)
-    found = {}
-    looked_for = []
-    for split in SPLITS:
-        if dataset.splits and split not in dataset.splits:
-            continue
-        patterns = [dataset.splits[split]] if dataset.splits else _own_names(dataset, split)
-        looked_for += patterns
-        files = next((files for pattern in patterns if (files := sources.find(folder, pattern))), [])
-        if dataset.splits and not files:
-            raise UserError(f"dataset.splits.{split}: there is no file {patterns[0]} in {folder}")
-        if files:
-            found[split] = files
-    if not found:
-        raise UserError(
-            f"dataset.path: {folder} holds no question files of format {dataset.format}; looked for "
-            f"{', '.join(looked_for)}; set dataset.path, dataset.format or dataset.splits"
-        )
-    return found
-
-
-def _own_names(dataset: Dataset, split: str) -> list[str]:
-    if dataset.format == "miniature":
-        return [f"{split}.jsonl"]
-    if dataset.format == "reference":
-        file = f"{dataset.name}_{'valid' if split == 'validation' else split}.json"
-        return [file, f"{dataset.name}/{file}"]
-    stems = _PUBLISHED[split]
-    names = [f"{stem}.{suffix}" for stem in stems for suffix in ("jsonl", "json", "parquet")]
-    if sources.absolute(dataset.path).startswith("http"):
-        return names
-    return [*names, *(f"{folder}{stem}-*.parquet" for folder in _HUB_FOLDERS for stem in stems)]
-
-
-def _prepare_split(
+def _write_split(
     dataset: Dataset,
     split: str,
-    uris: list[str],
+    items: Iterable[Question | Rejected | None],
     *,
     folder: str,
     drop: Container[int],
     on_progress: Callable[[str, int], None],
-) -> "tuple[QuestionFile, _Writers]":
+) -> tuple[QuestionFile, SplitWriter]:
     path, rejected_path = storage.join(folder, f"{split}.parquet"), storage.join(folder, f"{split}.rejected.jsonl")
     with tempfile.TemporaryDirectory() as scratch:
         good, bad = Path(scratch, "good.parquet"), Path(scratch, "bad.jsonl")
-        with _Writers(good, bad, drop=drop) as writers:
-            for item in _questions(dataset, split, uris):
-                writers.add(item)
-                if isinstance(item, Question) and writers.rows % _BATCH_ROWS == 0:
-                    on_progress(split, writers.rows)
-        on_progress(split, writers.rows)
+        with SplitWriter(good, bad, drop=drop) as writer:
+            for item in items:
+                writer.add(item)
+                if isinstance(item, Question) and writer.rows % BATCH_ROWS == 0:
+                    on_progress(split, writer.rows)
+        on_progress(split, writer.rows)
         storage.put_file(bad, rejected_path)
-        _check_rejected(dataset, split, writers, rejected_path)
         storage.put_file(good, path)
     file = QuestionFile(
         path=path,
-        rows=writers.rows,
-        rejected=writers.rejected,
+        rows=writer.rows,
+        rejected=writer.rejected,
         rejected_path=rejected_path,
-        digest=writers.hasher.hexdigest(),
-        skipped=writers.skipped,
-        leaked=writers.leaked,
+        digest=writer.hasher.hexdigest(),
+        skipped=writer.skipped,
+        leaked=writer.leaked,
     )
-    return file, writers
+    return file, writer
 
 
-class _Writers:
-    """The two files of a split under way, and its counts; questions whose key is in `drop` are left out."""
+def _questions(
+    dataset: Dataset, split: str, found: Mapping[str, list[str]], scanned: Scan
+) -> Iterator[Question | Rejected | None]:
+    """Good questions, rejected rows, and None for a row of another kind; at most `max_rows` good ones of a source.
 
-    def __init__(self, good: Path, bad: Path, *, drop: Container[int]) -> None:
-        self.rows = self.rejected = self.skipped = self.leaked = 0
-        self.keys = array("Q")
-        self.content = (0, 0)  # of all questions, those left out too: their number and the sum of their hashes
-        self.hasher = hashlib.blake2b(digest_size=16)
-        self._drop = drop
-        self.first_reasons: list[str] = []
-        self._batch: list[Question] = []
-        self._good = pq.ParquetWriter(good, schema_of(Question), compression="zstd", write_page_checksum=True)
-        self._bad = bad.open("w", encoding="utf-8")
-
-    def __enter__(self) -> "_Writers":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._flush()
-        self._good.close()
-        self._bad.close()
-
-    def add(self, item: Question | Rejected | None) -> None:
-        if isinstance(item, Question):
-            self._add_question(item)
-        elif isinstance(item, Rejected):
-            self.rejected += 1
-            self._bad.write(json.dumps(asdict(item)) + "\n")
-            if len(self.first_reasons) < 3:
-                self.first_reasons.append(f"line {item.line}: {item.reason}")
-        else:
-            self.skipped += 1
-
-    def _add_question(self, question: Question) -> None:
-        count, total = self.content
-        without_id = short_hash(digest({**vars(question), "question_id": ""}))
-        self.content = count + 1, (total + without_id) % 2**64
-        key = question_key(question)
-        if key in self._drop:
-            self.leaked += 1
-            return
-        self.rows += 1
-        self.keys.append(key)
-        self.hasher.update(digest(vars(question), 32).encode())
-        self._batch.append(question)
-        if len(self._batch) == _BATCH_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._good.write_table(to_table(self._batch, Question))
-        self._batch.clear()
-
-
-def _questions(dataset: Dataset, split: str, uris: list[str]) -> Iterator[Question | Rejected | None]:
-    """Good questions, rejected rows, and None for a row of another kind; at most `max_rows` good ones."""
+    A split taken from train gets what the scan has chosen for it, and none of train's rejected rows.
+    """
+    source = "train" if split in dataset.split_from_train else split
     ids: set[int] = set()
-    rows = (row for uri in uris for row in sources.iterate(uri))
-    for number, row in enumerate(rows, start=1):
+    for number, item in iterate_rows(dataset, source, found[source]):
         if len(ids) == dataset.max_rows:
             return
-        if row.problem:
-            yield Rejected(row.position, row.problem, row.text)
-            continue
-        try:
-            question = to_question(
-                row.value,
-                form=dataset.format,
-                default_id=f"{split}-{number}",
-                columns=dataset.columns,
-                task=dataset.task,
-                labels=dataset.labels,
-            )
-            if (short := short_hash(question.question_id)) in ids:
-                raise BadRow(f"duplicate id {question.question_id!r}")
-        except OtherKind:
-            yield None
-        except BadRow as problem:
-            yield Rejected(row.position, str(problem), repr(row.value)[:200])
-        else:
-            ids.add(short)
-            yield question
+        made = _question(dataset, item, number, ids, scanned) if isinstance(item, Parts) else item
+        if isinstance(made, Question):
+            ids.add(short_hash(made.question_id))
+            if not scanned.chosen or scanned.chosen.get(question_key(made), "train") == split or source != "train":
+                yield made
+        elif source == split:
+            yield made
 
 
-def _check_rejected(dataset: Dataset, split: str, written: _Writers, rejected_path: str) -> None:
+def _question(dataset: Dataset, parts: Parts, number: int, ids: Container[int], scanned: Scan) -> Question | Rejected:
+    try:
+        question = to_question(parts, dataset=dataset, reading=scanned.reading)
+        if short_hash(question.question_id) in ids:
+            if dataset.repeated_ids == "reject":
+                raise BadRow(f"duplicate id {question.question_id!r}; dataset.repeated_ids=number keeps such rows")
+            question = replace(question, question_id=f"{question.question_id}#{number}")
+    except BadRow as problem:
+        return Rejected(parts.position, str(problem), repr(parts.answer)[:200])
+    return question
+
+
+def _check_split(dataset: Dataset, split: str, written: SplitWriter, rejected_path: str) -> None:
     read = written.rows + written.rejected
     if written.rejected > dataset.max_rejected_fraction * read:
         raise UserError(

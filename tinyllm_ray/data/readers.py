@@ -24,6 +24,7 @@ SUPPORTED = (
 _CHUNK = 1 << 20
 _TABLE_ROWS = 1024
 _BETWEEN = re.compile(r"[\s,]*")
+_UNNAMED = {"id", "context"}  # columns that are read without being named
 _DECODER = json.JSONDecoder()
 _DELIMITERS = ",;\t|"
 _PARTS_OF_A_ROW = {"choices", "options", "answers", "candidates", "endings", "targets", "snippets", "alternatives"}
@@ -57,7 +58,7 @@ def read_rows(file: BinaryIO, *, named: str, separator: str = "", columns: Colle
     """A broken line is yielded with its problem; a file that is broken as a whole raises UserError.
 
     `separator`: of a CSV file ("," is looked up in its header); "" for the other kinds. `columns`: those of a table
-    to read, where it has them all; all of them without.
+    to read beside `id` and `context`, where it has them all; else all of its columns are read.
     """
     start = file.read(64)
     file.seek(0)
@@ -225,8 +226,8 @@ def _header(cells: list[str], named: str) -> list[str]:
 def _parquet(file: BinaryIO, named: str, columns: Collection[str]) -> Iterator[SourceRow]:
     try:
         table = pq.ParquetFile(file)
-        there = table.schema_arrow.names
-        wanted = list(columns) if columns and set(columns) <= set(there) else None
+        there = set(table.schema_arrow.names)
+        wanted = [*columns, *(_UNNAMED & there - set(columns))] if columns and set(columns) <= there else None
         yield from _table(table.iter_batches(batch_size=_TABLE_ROWS, columns=wanted))
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{named} is not a whole Parquet file: {error}; repair the file") from None

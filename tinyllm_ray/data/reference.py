@@ -14,10 +14,12 @@ from typing import Any
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import sources
-from tinyllm_ray.data.formats import BadRow, to_question
+from tinyllm_ray.data.answers import Tally
+from tinyllm_ray.data.fields import BadRow
+from tinyllm_ray.data.formats import Parts, read_parts, to_question
 from tinyllm_ray.data.quality import find_flags
 from tinyllm_ray.rows import Question, Rationale, to_table
-from tinyllm_ray.schema import Columns
+from tinyllm_ray.schema import Dataset
 from tinyllm_ray.tasks import choice
 from tinyllm_ray.tasks.choice import letter
 
@@ -63,7 +65,7 @@ def import_reference(folder: str, *, dataset: str, out: str) -> dict[str, Any]:
         if uri is None:
             report["missing"].append(f"{dataset}/{dataset}_{name}.json")
             continue
-        rows = _read_rows(uri, split, report["problems"])
+        rows = _read_rows(uri, Dataset(name=dataset), split, report["problems"])
         strings = _read_strings(storage.join(uri.rpartition("/")[0], "llm"), name, report)
         report["splits"][split] = _import_split(split, rows, strings, target=target, report=report)
     if not report["splits"]:
@@ -101,12 +103,13 @@ def _question_file(source: str, dataset: str, name: str) -> str | None:
     return None
 
 
-def _read_rows(uri: str, split: str, problems: list[str]) -> list[SourceQuestion]:
+def _read_rows(uri: str, dataset: Dataset, split: str, problems: list[str]) -> list[SourceQuestion]:
     """Every row of the file in its place, usable or not: rationales are listed by place."""
-    rows: list[SourceQuestion] = []
+    rows: list[tuple[str, Parts | None]] = []
     ids: set[str] = set()
+    tally = Tally()
     for number, (value, problem) in enumerate(_values(uri), start=1):
-        name, question = f"{split}-{number}", None
+        name, parts = f"{split}-{number}", None
         if isinstance(value, dict) and "id" in value and isinstance(value["id"], str | int):
             name = str(value["id"])
         if name in ids:
@@ -116,13 +119,25 @@ def _read_rows(uri: str, split: str, problems: list[str]) -> list[SourceQuestion
         try:
             if problem:
                 raise BadRow(problem)
-            question = replace(
-                to_question(value, form="reference", default_id=name, columns=Columns()), question_id=name
-            )
+            parts = read_parts(value, dataset=dataset, default_id=name, position=number)
+            tally.add(parts.answer, parts.choices, where=f"row {number} of {split}")
         except BadRow as reason:
             problems.append(f"{uri} row {number}: {reason}")
-        rows.append(SourceQuestion(name, question))
-    return rows
+        rows.append((name, parts))
+    reading = tally.decide(dataset=dataset.name)
+    return [SourceQuestion(name, _question(name, parts, dataset, reading, uri, problems)) for name, parts in rows]
+
+
+def _question(
+    name: str, parts: Parts | None, dataset: Dataset, reading: str, uri: str, problems: list[str]
+) -> Question | None:
+    if parts is None:
+        return None
+    try:
+        return replace(to_question(parts, dataset=dataset, reading=reading), question_id=name)
+    except BadRow as reason:
+        problems.append(f"{uri} row {parts.position}: {reason}")
+        return None
 
 
 def _values(uri: str) -> Iterator[tuple[Any, str]]:

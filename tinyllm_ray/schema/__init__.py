@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from tinyllm_ray.schema.base import FREE_TASKS, LABEL, Fraction, Name, Section, Seed, TaskName, UserError
-from tinyllm_ray.schema.inputs import Columns, Dataset, Endpoint, InContext, Miniature, Prompts, Sampling, Teacher
+from tinyllm_ray.schema.dataset import LAYOUTS, Columns, Dataset, Miniature, task_given
+from tinyllm_ray.schema.inputs import Endpoint, InContext, Prompts, Sampling, Teacher
 from tinyllm_ray.schema.run import (
     Choice,
     Grid,
@@ -26,6 +27,7 @@ from tinyllm_ray.schema.student import CustomTerm, Evaluation, FromScratch, Lora
 
 __all__ = [
     "LABEL",
+    "LAYOUTS",
     "Choice",
     "Columns",
     "CustomTerm",
@@ -114,7 +116,7 @@ class Experiment(Section):
         if not isinstance(given, dict):
             return given
         dataset, evaluation = given.get("dataset"), given.get("evaluation") or {}
-        if isinstance(dataset, dict) and dataset.get("task") in FREE_TASKS and isinstance(evaluation, dict):
+        if isinstance(dataset, dict) and task_given(dataset) in FREE_TASKS and isinstance(evaluation, dict):
             return {**given, "evaluation": {"by": "generation", **evaluation}}
         return given
 

@@ -1,82 +1,10 @@
-"""What goes in: `dataset`, `prompts` and `teachers`."""
+"""What the teachers get: `prompts` and `teachers`."""
 
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tinyllm_ray.schema.base import Fraction, Name, Section, TaskName, without_credentials
-
-
-class Columns(Section):
-    id: str | None = Field(None, description="column of the question id; null numbers the rows")
-    question: str = Field("question", description="column of the question text")
-    choices: str = Field("choices", description="column of the list of choice texts")
-    answer: str = Field(
-        "answer",
-        description="column of the answer: its text, its letter or its position from 0; the name or the number of a "
-        "label; for task text a list of accepted answers too",
-    )
-    context: str | None = Field(
-        None, description="column of a passage that the question is about; null: `context`, where a row has it as text"
-    )
-
-
-class Miniature(Section):
-    """Sizes of the generated world and of its teachers' schooling (dataset.format: miniature)."""
-
-    seed: int = Field(0, ge=0, description="seed of the world and of its teachers' own training")
-    entities: int = Field(120, ge=4, le=2000, description="number of animals")
-    kinds: int = Field(10, ge=2, le=24, description="number of kinds; every animal is of one kind")
-    attributes: int = Field(8, ge=1, le=8, description="number of habits of a kind that questions ask for")
-    values: int = Field(5, ge=4, le=6, description="number of values of a habit, shared by the kinds")
-    train: int = Field(300, ge=1, description="number of training questions")
-    validation: int = Field(150, ge=1, description="number of validation questions")
-    test: int = Field(500, ge=1, description="number of test questions")
-    teacher_steps: int = Field(900, ge=1, description="optimizer steps of each teacher's own training")
-    teacher_batch_size: int = Field(32, ge=1, description="examples of each such step")
-
-
-class Dataset(Section):
-    name: Name = Field(
-        description="names the stores; obqa, arc, piqa, riddle, pubmedqa and bioasq have published numbers"
-    )
-    format: Literal[
-        "reference", "obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq", "jsonl", "json", "parquet", "miniature"
-    ] = Field(
-        "reference",
-        description="`reference` reads the TinyLLM repository's files; a dataset name reads the original's files",
-    )
-    path: str | None = Field(
-        None, description="folder that holds the splits' files; a local path, http(s) or cloud URI"
-    )
-    splits: dict[Literal["train", "validation", "test"], str] = Field(
-        default_factory=dict, description="file of each split, relative to `path`; empty: the format's own names"
-    )
-    task: TaskName = Field(
-        "choice",
-        description="kind of question. choice: one of its own choices; label: one of `labels`, the same for all rows; "
-        "number: a value or an arithmetic expression; text: a short text, compared after normalization",
-    )
-    labels: list[str] = Field(
-        [], description="task label: the labels, in the order of their numbers where a file numbers them from 0"
-    )
-    columns: Columns = Field(Columns(), description="names of the file's columns (formats jsonl, json and parquet)")
-    max_rejected_fraction: Fraction = Field(
-        0.01, description="share of a split's rows that may be bad; more stop the run"
-    )
-    drop_leaked: bool = Field(
-        False, description="leave out of train every question whose text validation or test has too"
-    )
-    max_rows: int | None = Field(None, ge=1, description="read at most this many rows of each split")
-    miniature: Miniature = Field(Miniature(), description="sizes of the generated world (format: miniature)")
-
-    @model_validator(mode="after")
-    def _labels_for_labels(self) -> "Dataset":
-        if self.task == "label" and len(set(self.labels)) < max(2, len(self.labels)):
-            raise ValueError(f"task is label, so `labels` must name two different labels or more; given: {self.labels}")
-        if self.task != "label" and self.labels:
-            raise ValueError(f"labels are given, but task is {self.task}; set task to label, or take the labels out")
-        return self
+from tinyllm_ray.schema.base import Fraction, Name, Section, without_credentials
 
 
 class InContext(Section):
