@@ -99,6 +99,30 @@ def test_what_a_killed_upload_left_out_is_added_and_the_rest_is_not_doubled(tmp_
     assert run.info.status == "FINISHED"
 
 
+@pytest.mark.parametrize("stop", [SystemExit(143), KeyboardInterrupt()], ids=["SIGTERM", "Ctrl-C"])
+def test_what_was_stopped_is_killed_and_what_had_ended_is_not(tmp_path, store, client, stop):
+    experiment = study(tmp_path, store, f"stopped-{type(stop).__name__}", **{"tracking.sync_every_s": 0.1})
+    write_trial(str(tmp_path / "ended"), key="ended", seed=3, accuracy=0.5)
+    write_trial(str(tmp_path / "open"), key="open", seed=3, accuracy=0.5)
+    (tmp_path / "open" / "result.json").unlink()
+    with pytest.raises(type(stop)), Tracker(experiment, output_dir=str(tmp_path), lineage={}) as tracker:
+        for key in ("ended", "open"):
+            folder = str(tmp_path / key)
+            tracker.watch(key, folder=folder, name=key, config=experiment, seed=3, tags={"variant": "x"})
+        while len(children(client, tracker)) < 2:
+            time.sleep(0.1)
+        raise stop
+    assert {run.info.run_name: run.info.status for run in children(client, tracker)} == {
+        "ended": "FINISHED",
+        "open": "KILLED",
+    }
+    assert client.get_run(tracker.parent_id).info.status == "KILLED"
+    write_trial(str(tmp_path / "open"), key="open", seed=3, accuracy=0.5)
+    upload(experiment, {"open": str(tmp_path / "open")})
+    assert {run.info.status for run in children(client, tracker)} == {"FINISHED"}
+    assert client.get_run(tracker.parent_id).info.status == "FINISHED"
+
+
 def test_a_part_that_grew_under_its_name_is_read_again(tmp_path, store, client):
     experiment = study(tmp_path, store, "grown", **{"tracking.sync_every_s": 0.1})
     part = str(tmp_path / "t/metrics/part-000000001.jsonl")
@@ -169,11 +193,11 @@ def test_no_secret_reaches_the_store(tmp_path, store, client, monkeypatch, capfd
         "secrets",
         **{
             "teachers.llama.engine_kwargs": {"hf_token": SECRET, "env": {"AWS_SECRET_ACCESS_KEY": SECRET}, "x": SECRET},
-            "dataset.path": f"https://me:{SECRET}@host/data?X-Amz-Signature={SECRET}",
-            "student.tokenizer": f"s3://key:{SECRET}@bucket/tokenizer",
             "teachers.flan.endpoint": {"url": "http://host/v1", "api_key_env": "OPENAI_API_KEY"},
         },
     )
+    planted = f"https://me:{SECRET}@host/data?X-Amz-Signature={SECRET}"  # past the schema, which refuses it
+    experiment = experiment.model_copy(update={"dataset": experiment.dataset.model_copy(update={"path": planted})})
     write_trial(str(tmp_path / "good"), key="good", seed=0, accuracy=0.5)
     storage.write_bytes(str(tmp_path / "good/model/README.md"), f"Authorization: Bearer {SECRET}".encode())
     text = f"ConnectionError: https://me:{SECRET}@host refused, api_key='{SECRET}'"

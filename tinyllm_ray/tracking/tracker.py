@@ -28,6 +28,8 @@ from tinyllm_ray.tracking.models import Registered, register_model
 from tinyllm_ray.tracking.server import AWAY, connect, is_lasting
 from tinyllm_ray.tracking.uploads import TrialUpload, advance, clean_tags, find_or_create, log_params
 
+STOP_PATIENCE_S = 10.0  # how long a command that was stopped waits for a server that is away
+
 
 class Tracker:
     """Use as a context manager: the rest is uploaded at its end."""
@@ -56,13 +58,26 @@ class Tracker:
 
     def __exit__(self, error_type: type | None, *_: object) -> None:
         self._closing.set()
+        stopped = error_type is not None and issubclass(error_type, SystemExit | KeyboardInterrupt)
+        patience_s = min(STOP_PATIENCE_S, self.settings.flush_timeout_s) if stopped else self.settings.flush_timeout_s
+        deadline = time.monotonic() + patience_s
+        if stopped:  # first, since a job that is stopped is killed after a few seconds
+            self._mark_killed(deadline=deadline)
         self._thread.join()
         if self._monitor:
             self._monitor.finish()
-        status = "FAILED" if error_type else "FINISHED"
-        deadline = time.monotonic() + self.settings.flush_timeout_s
         self.flush(deadline=deadline)
+        if stopped:
+            self._mark_killed(deadline=deadline)  # those that the last flush made
+            return
+        status = "FAILED" if error_type else "FINISHED"
         self.patiently(lambda: self.client.set_terminated(self.parent_id, status), deadline=deadline)
+
+    def _mark_killed(self, *, deadline: float) -> None:
+        """The parent and every trial that has not ended. A resumed trial's run goes on from there."""
+        unfinished = [upload.run_id for upload in list(self.uploads.values()) if upload.run_id and not upload.done]
+        for run_id in (self.parent_id, *unfinished):
+            self.patiently(partial(self.client.set_terminated, run_id, "KILLED"), deadline=deadline)
 
     def flush(self, *, deadline: float | None = None) -> None:
         """Upload all that there is, or as much as a server that is away takes within `flush_timeout_s`."""
