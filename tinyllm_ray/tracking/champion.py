@@ -16,9 +16,11 @@ from tinyllm_ray.tracking.tracker import Tracker
 class Winner(Protocol):
     """What of `student.train.Trial` is read here."""
 
-    key: str
-    dir: str
-    experiment: dict[str, Any]
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def dir(self) -> str: ...
 
 
 def log_champion(

@@ -102,7 +102,8 @@ class Tracker:
 
     def register(self, key: str, folder: str, *, name: str, example: dict[str, Any], about: str) -> Registered | None:
         """The model of an ended trial, logged under its run and registered; None while the server is away."""
-        run_id, made = self.finish(key), []
+        run_id = self.finish(key)
+        made: list[Registered] = []
         if run_id:
             register = partial(register_model, self.client, folder, run_id=run_id, key=key, name=name)
             self.patiently(lambda: made.append(register(example=example, about=about)))
@@ -113,7 +114,7 @@ class Tracker:
         marks = [RunTag(key, value) for key, value in clean_tags(tags).items()]
         self.patiently(lambda: self._log_figures(metrics, marks))
         for path in artifacts:
-            self.patiently(lambda path=path: self.client.log_artifact(self.parent_id, str(path)))
+            self.patiently(partial(self.client.log_artifact, self.parent_id, str(path)))
 
     def log_generation(self, reports: dict[str, dict]) -> None:
         """What the teachers did in this run; one file for each run that made something, so that none is lost."""

@@ -119,13 +119,13 @@ def _log_part(client: mlflow.MlflowClient, upload: TrialUpload, lines: bytes) ->
                 metrics.append(Metric(name, float(value), written, step))
                 last_step[name] = step
         newest = max(newest, written)
-    _log_metrics(client, upload.run_id, metrics)
+    _log_metrics(client, upload, metrics)
     upload.last_step, upload.last_time = last_step, newest
 
 
-def _log_metrics(client: mlflow.MlflowClient, run_id: str, metrics: list[Metric]) -> None:
+def _log_metrics(client: mlflow.MlflowClient, upload: TrialUpload, metrics: list[Metric]) -> None:
     for start in range(0, len(metrics), METRICS_PER_CALL):
-        client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL])
+        client.log_batch(upload.run_id, metrics=metrics[start : start + METRICS_PER_CALL])
 
 
 def _finish(client: mlflow.MlflowClient, upload: TrialUpload, ended: str) -> None:
@@ -138,7 +138,7 @@ def _finish(client: mlflow.MlflowClient, upload: TrialUpload, ended: str) -> Non
     }
     known, step, written = run.data.metrics, int(outcome["steps"]), max(upload.last_time, run.info.start_time) + 1
     final = [Metric(n, v, written, step) for n, v in numbers.items() if n not in known or known[n] != v]
-    _log_metrics(client, upload.run_id, final)
+    _log_metrics(client, upload, final)
     client.log_batch(upload.run_id, tags=[RunTag("ended", ended.removesuffix(".json"))])
     with tempfile.TemporaryDirectory() as folder:
         _collect(upload, outcome, Path(folder))
