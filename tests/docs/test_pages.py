@@ -81,3 +81,20 @@ def test_every_experiment_that_a_page_shows_is_allowed(page: Path) -> None:
         shown = yaml.safe_load("\n".join(line.removeprefix(indent) for line in text.splitlines()))
         if isinstance(shown, dict) and set(shown) & set(Experiment.model_fields):
             jsonschema.validate(shown, json_schema())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_guided_tour_names_functions_that_exist() -> None:
+    tour = re.findall(r"^\d\. `(tinyllm_ray/[\w/]+\.py):(\w+)`", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(tour) == 6
+    for path, function in tour:
+        assert re.search(rf"^( {{4}})?def {function}\b", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), path
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1100
