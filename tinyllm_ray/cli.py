@@ -116,14 +116,15 @@ def generate(experiment: ExperimentFile, overrides: Overrides = None, as_json: J
 @app.command("import-reference")
 def import_reference(
     folder: Annotated[str, typer.Argument(help="folder that holds <name>/ of the published repository")],
-    dataset: Annotated[str, typer.Option(help="obqa, arc, piqa, riddle, pubmedqa or bioasq")],
+    dataset: Annotated[str, typer.Option(help="obqa, arc, piqa, riddle, pubmedqa or bioasq; svamp, anli1, ...")],
     out: Annotated[str, typer.Option(help="where the stores are written")],
+    layout: Annotated[str, typer.Option(help="tinyllm, or distilling-step-by-step")] = "tinyllm",
     as_json: Json = False,
 ) -> None:
-    """Turn TinyLLM's published rationales into stores."""
-    from tinyllm_ray.data.reference import import_reference as import_published
+    """Turn published rationales into stores: TinyLLM's, or those of a folder for each teacher with texts by row."""
+    from tinyllm_ray.data.published import import_published
 
-    result = import_published(folder, dataset=dataset, out=out)
+    result = import_published(folder, dataset=dataset, out=out, layout=layout)
     _finish(result, as_json, f"imported {dataset}: {json.dumps(result, ensure_ascii=False)}\nstores: {out}/{dataset}")
 
 

@@ -65,7 +65,7 @@ def import_reference(folder: str, *, dataset: str, out: str) -> dict[str, Any]:
         if uri is None:
             report["missing"].append(f"{dataset}/{dataset}_{name}.json")
             continue
-        rows = _read_rows(uri, Dataset(name=dataset), split, report["problems"])
+        rows = read_rows(uri, Dataset(name=dataset), split, report["problems"])
         strings = _read_strings(storage.join(uri.rpartition("/")[0], "llm"), name, report)
         report["splits"][split] = _import_split(split, rows, strings, target=target, report=report)
     if not report["splits"]:
@@ -103,15 +103,15 @@ def _question_file(source: str, dataset: str, name: str) -> str | None:
     return None
 
 
-def _read_rows(uri: str, dataset: Dataset, split: str, problems: list[str]) -> list[SourceQuestion]:
+def read_rows(uri: str, dataset: Dataset, split: str, problems: list[str]) -> list[SourceQuestion]:
     """Every row of the file in its place, usable or not: rationales are listed by place."""
     rows: list[tuple[str, Parts | None]] = []
     ids: set[str] = set()
-    tally = Tally()
+    tally, column = Tally(), dataset.columns.id or "id"
     for number, (value, problem) in enumerate(_values(uri), start=1):
         name, parts = f"{split}-{number}", None
-        if isinstance(value, dict) and "id" in value and isinstance(value["id"], str | int):
-            name = str(value["id"])
+        if isinstance(value, dict) and isinstance(value.get(column), str | int):
+            name = str(value[column])
         if name in ids:
             problems.append(f"{uri} row {number}: duplicate id {name!r}; kept as {name}#{number}")
             name = f"{name}#{number}"
@@ -143,7 +143,7 @@ def _question(
 def _values(uri: str) -> Iterator[tuple[Any, str]]:
     """Rows and their problems; a row or a whole file that was encoded twice is decoded twice."""
     for row in sources.iterate(uri):
-        value = _decoded(row.value)
+        value = decoded(row.value)
         for item in value if isinstance(value, list) else [value]:
             yield item, row.problem
 
@@ -166,7 +166,7 @@ def _read_strings(folder: str, name: str, report: dict[str, Any]) -> list[Any]:
 def _strings_of(uri: str, problems: list[str]) -> Iterator[Any]:
     """A file's list of strings; one that was encoded twice (a JSON string that holds JSON) is decoded twice."""
     try:
-        value = _decoded(json.loads(storage.read_bytes(uri).decode("utf-8-sig")))
+        value = decoded(json.loads(storage.read_bytes(uri).decode("utf-8-sig")))
     except (ValueError, RecursionError) as error:
         problems.append(f"{uri} cannot be read: {error}")
         return
@@ -214,13 +214,13 @@ def _published(string: Any, named: str, problems: list[str]) -> Published:
         except UnicodeEncodeError:
             problems.append(f"{named} holds bytes that are no characters; left empty")
             return Published(None, "", None)
-        decoded = _decoded(string) if string.startswith('"') else string
-        return take_apart(decoded if isinstance(decoded, str) else string)
+        inner = decoded(string) if string.startswith('"') else string
+        return take_apart(inner if isinstance(inner, str) else string)
     problems.append(f"{named} is of type {type(string).__name__}, not text; left empty")
     return Published(None, "", None)
 
 
-def _decoded(value: Any) -> Any:
+def decoded(value: Any) -> Any:
     """What a text that is itself JSON holds; any other value as it is."""
     if not isinstance(value, str):
         return value
