@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from support.fake_endpoint import chat, server
 
 TOY = """
@@ -75,14 +76,28 @@ def test_an_unknown_command_is_refused_without_a_traceback(toy):
     assert "Traceback" not in done.stderr
 
 
-def test_plan_counts_what_is_wanted_and_starts_no_engine(toy, tmp_path):
+def test_plan_counts_what_is_wanted_and_shared_and_starts_no_engine(toy, tmp_path):
+    with (toy.parent / "validation.jsonl").open("a") as file:
+        file.write((toy.parent / "train.jsonl").read_text().splitlines()[0].replace('"0"', '"v0"', 1) + "\n")
     with server(lambda *_: chat("yes"), models=(200, {"data": [{"id": "any"}]})) as (url, _):
         done = command("plan", "toy.yaml", f"teachers.a.endpoint.url={url}", "--json", cwd=toy.parent)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
-    assert plan["questions"] == {"train": 4, "validation": 4}
-    assert plan["teachers"] == {"a": {"wanted": 8, "found": 0}}
+    assert plan["questions"] == {"train": 4, "validation": 5}
+    assert plan["shared"] == {"train": {}, "validation": {"train": 1}}
+    assert "1 of 5 validation questions are in train too; dataset.drop_leaked=true" in done.stderr
+    assert plan["teachers"] == {"a": {"wanted": 9, "found": 0}}
     assert plan["trainings"] == 2
+
+
+def test_inspect_shows_what_is_in_files_and_a_section_to_paste(toy):
+    done = command("inspect", toy.parent, cwd=toy.parent)
+    assert done.returncode == 0, done.stderr
+    assert "the answers are read as text" in done.stdout
+    section = yaml.safe_load(done.stdout.partition("the section to paste:")[2])["dataset"]
+    assert section["splits"] == {"train": "train.jsonl", "validation": "validation.jsonl"}
+    missing = command("inspect", toy.parent / "nothing", "--json", cwd=toy.parent)
+    assert (missing.returncode, "there is no file or folder" in json.loads(missing.stdout)["error"]) == (2, True)
 
 
 def test_a_run_that_could_not_end_well_says_every_mistake_before_it_starts(toy):

@@ -78,7 +78,8 @@ def plan(session: Session) -> dict[str, Any]:
         lines += [f"search: {experiment.search.num_samples} samples over {', '.join(experiment.search.space)}"]
     lines += [f"output: {session.dir}"]
     questions = {split: file.rows for split, file in session.questions.items()}
-    return {"questions": questions, "teachers": teachers, "trainings": trainings, "lines": lines}
+    shared = {split: file.shared for split, file in session.questions.items()}
+    return {"questions": questions, "shared": shared, "teachers": teachers, "trainings": trainings, "lines": lines}
 
 
 def show_prompt(session: Session, *, teacher: str, row: int) -> str:

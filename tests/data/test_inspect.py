@@ -128,7 +128,7 @@ def test_other_files_are_read_by_the_usual_names_of_columns(
 def test_rows_without_choices_are_labels_numbers_or_texts(tmp_path: Path) -> None:
     kinds = {
         "label": [{"text": f"A film {n}", "label": ["good", "bad"][n % 2]} for n in range(8)],
-        "number": [{"question": f"{n} + {n}?", "answer": str(2 * n)} for n in range(8)],
+        "number": [{"question": f"{n} + {n}?", "answer": f"( {n}.0 + {n}.0 )"} for n in range(8)],
         "text": [{"question": f"Who {n}?", "answer": f"person {n}"} for n in range(8)],
     }
     for task, written in kinds.items():
@@ -149,6 +149,13 @@ def test_the_splits_of_a_folder_follow_its_files_names(tmp_path: Path) -> None:
         "train": ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"],
         "validation": "data/mine_Dev.parquet",
     }
+
+
+def test_files_at_the_top_go_before_those_below(tmp_path: Path) -> None:
+    write_lines(tmp_path / "mine_train.json", rows(3))
+    (tmp_path / "llm").mkdir()
+    (tmp_path / "llm/train_CoT_0.json").write_text('["a text"]')
+    assert inspect(str(tmp_path))["section"]["splits"] == {"train": "mine_train.json"}
 
 
 def test_what_cannot_be_inspected_is_one_message(tmp_path: Path) -> None:

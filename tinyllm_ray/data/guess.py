@@ -14,6 +14,7 @@ from tinyllm_ray.data.choices import read_choices
 from tinyllm_ray.data.fields import BadRow, OtherKind, find, has
 from tinyllm_ray.data.formats import Parts, paths_read, read_parts, to_question
 from tinyllm_ray.schema import LAYOUTS, Dataset
+from tinyllm_ray.tasks import number
 
 _SURE = 0.75  # how much of a layout's columns a file has to have, and of a file's columns the layout
 _MOST_LABELS = 20
@@ -129,7 +130,7 @@ def _free_task(answers: Sequence[Any]) -> dict[str, Any]:
     texts = Counter(str(answer) for answer in there if isinstance(answer, str | int))
     if sum(texts.values()) == len(there) and 2 <= len(texts) <= min(_MOST_LABELS, len(there) // 2):
         return {"task": "label", "labels": sorted(texts)}
-    numeric = there and all(isinstance(a, int | float) or re.fullmatch(r"[-+$]?[\d.,]+", str(a).strip()) for a in there)
+    numeric = there and all(number.value(str(answer)) is not None for answer in there)
     return {"task": "number" if numeric else "text"}
 
 

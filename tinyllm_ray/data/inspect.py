@@ -56,7 +56,10 @@ def inspect(path: str) -> dict[str, Any]:
 
 
 def _files(uri: str) -> tuple[str, dict[str, list[str]]]:
-    """The folder, and the files by split as their names say; a file that names no split is train."""
+    """The folder, and the files by split as their names say; a file that names no split is train.
+
+    Files at the top of the folder go before those in folders below it.
+    """
     there = sources.find("", uri)
     if there == [uri]:
         return uri.rpartition("/")[0], {"train": [uri]}
@@ -68,9 +71,9 @@ def _files(uri: str) -> tuple[str, dict[str, list[str]]]:
         raise UserError(f"there is no file or folder {uri}")
     if not sets:
         raise UserError(f"{uri} holds no files of rows; supported are {SUPPORTED}")
-    if len(sets) > 1:
+    if len(sets) > 1 and "." not in sets:
         raise UserError(f"{uri} holds several datasets: {', '.join(sorted(sets))}; inspect one of these folders")
-    (by_split,) = sets.values()
+    by_split = sets["."] if "." in sets else next(iter(sets.values()))
     if set(by_split) > {""}:
         del by_split[""]  # files that name no split, beside some that do
     return uri, {split or "train": by_split[split] for split in ("", *SPLITS) if split in by_split}
