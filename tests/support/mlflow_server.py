@@ -44,6 +44,7 @@ class MlflowServer:
         command += ["--backend-store-uri", self.database, "--artifacts-destination", self.artifacts]
         command += ["--workers", "1"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # jobs of its own, in processes that nobody uses
         if self.login:
             name, password = self.login
             settings = self.folder / "auth.ini"
