@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--experiment", default="experiments/miniature.yaml")
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], help="of the searches")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)), help="of the searches")
     parser.add_argument("--output", default=None, help="folder with stores to start from; default: a new one")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

@@ -56,7 +56,9 @@ class Search(Section):
         "order, each a mapping of the paths in `space` to values; at most `num_samples` are taken",
     )
     scheduler: Literal["none", "asha", "hyperband"] = Field(
-        "asha", description="what stops weak trials early; none trains each to its end"
+        "asha",
+        description="what stops weak trials early; asha stops none before three have reached a rung, and never the two "
+        "best of a rung; none trains each to its end",
     )
     objectives: list[Literal["accuracy", "parameters"]] = Field(
         ["accuracy"], min_length=1, description="what is best: accuracy up, parameters down; both need searcher optuna"

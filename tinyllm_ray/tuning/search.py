@@ -16,6 +16,7 @@ from tinyllm_ray import storage
 from tinyllm_ray.config import digest
 from tinyllm_ray.schema import Choice, Experiment, Grid, LogUniform, Search, Uniform
 from tinyllm_ray.tracking.tracker import Tracker
+from tinyllm_ray.tuning.halving import SafeHalving
 from tinyllm_ray.tuning.space import apply_sample, check_search, draw_samples
 from tinyllm_ray.tuning.training import Inputs, Training, TrainingSpec, resolve
 from tinyllm_ray.tuning.trials import most_ranks, run_trials
@@ -97,14 +98,20 @@ def make_scheduler(experiment: Experiment) -> TrialScheduler:
     if search.scheduler == "none":
         return FIFOScheduler()
     metric, mode = RUNG_METRICS[search.rung_metric]
+    steps = experiment.training.steps
+    first_step = min(search.grace_steps, steps)
+    if search.scheduler == "asha":
+        return SafeHalving(
+            metric=metric, mode=mode, first_step=first_step, last_step=steps, factor=search.reduction_factor
+        )
     return AsyncHyperBandScheduler(
         time_attr="step",
         metric=metric,
         mode=mode,
-        max_t=experiment.training.steps + 1,  # the last evaluation is not a reason to stop
-        grace_period=min(search.grace_steps, experiment.training.steps),
+        max_t=steps + 1,  # the last evaluation is not a reason to stop
+        grace_period=first_step,
         reduction_factor=search.reduction_factor,
-        brackets=3 if search.scheduler == "hyperband" else 1,
+        brackets=3,
     )
 
 
