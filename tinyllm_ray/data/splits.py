@@ -9,6 +9,8 @@ from tinyllm_ray.config import UserError
 from tinyllm_ray.data import sources
 from tinyllm_ray.data.fields import BadRow, OtherKind
 from tinyllm_ray.data.formats import Parts, columns_read, read_parts
+from tinyllm_ray.data.readers import SourceRow
+from tinyllm_ray.outside import load_outside
 from tinyllm_ray.rows import SPLITS, Rejected
 from tinyllm_ray.schema import Dataset
 
@@ -45,7 +47,10 @@ def find_files(dataset: Dataset) -> dict[str, list[str]]:
 def iterate_rows(dataset: Dataset, split: str, uris: list[str]) -> Iterator[tuple[int, Parts | Rejected | None]]:
     """Every row with its number from 1: taken apart, rejected, or None for a row of another kind."""
     columns = columns_read(dataset)
-    rows = (row for uri in uris for row in sources.iterate(uri, form=dataset.format, columns=columns))
+    if dataset.reader:
+        rows = (row for uri in uris for row in _read_outside(dataset.reader, uri))
+    else:
+        rows = (row for uri in uris for row in sources.iterate(uri, form=dataset.format, columns=columns))
     for number, row in enumerate(rows, start=1):
         if row.problem:
             yield number, Rejected(row.position, row.problem, row.text)
@@ -57,6 +62,11 @@ def iterate_rows(dataset: Dataset, split: str, uris: list[str]) -> Iterator[tupl
             yield number, None
         except BadRow as problem:
             yield number, Rejected(row.position, str(problem), repr(row.value)[:200])
+
+
+def _read_outside(reader: str, uri: str) -> Iterator[SourceRow]:
+    read = load_outside(reader, key="dataset.reader")
+    return (SourceRow(position, value) for position, value in enumerate(read(uri), start=1))
 
 
 def _named(folder: str, patterns: str | list[str], split: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from tinyllm_ray.schema.base import FREE_TASKS, Fraction, Name, Section, Seed, TaskName
+from tinyllm_ray.schema.base import FREE_TASKS, OUTSIDE_PATTERN, Fraction, Name, Section, Seed, TaskName
 
 Split = Literal["train", "validation", "test"]
 Paths = str | Annotated[list[str], Field(min_length=1)]
@@ -104,6 +104,12 @@ class Dataset(Section):
         "reference",
         description="`reference` reads the TinyLLM repository's files; a dataset's name sets the keys of this section "
         "for that dataset's files; the others read the columns named here, and csv and tsv whatever a file's name is",
+    )
+    reader: str | None = Field(
+        None,
+        pattern=OUTSIDE_PATTERN,
+        description="`my_package.module:function` for files of another kind: it gets the address of one file and gives "
+        "its rows, each a mapping of columns to values; null: the kinds of files that are known",
     )
     task: TaskName = Field(
         "choice",

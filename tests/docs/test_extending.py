@@ -1,0 +1,61 @@
+"""docs/extending.md: its modules and experiments are taken from the page and run."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tinyllm_ray.data.questions import prepare_questions, read_questions
+from tinyllm_ray.outside import load_outside
+from tinyllm_ray.schema import Dataset, Search
+from tinyllm_ray.tuning.space import draw_samples
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOCK = re.compile(r'^```(?:python|yaml) title="([\w.]+)"\n(.*?)^```', re.MULTILINE | re.DOTALL)
+SIZES = {"train": 24, "validation": 8, "test": 8}
+COLORS = ("red", "blue", "green")
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The page's blocks by their titles; its modules lie in a folder on Python's path."""
+    blocks = dict(BLOCK.findall((ROOT / "docs" / "extending.md").read_text(encoding="utf-8")))
+    for title, text in blocks.items():
+        (tmp_path / title).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    return blocks
+
+
+def quiz(count: int, *, of: str) -> str:
+    choices = "\n".join(f"{letter}. {color}" for letter, color in zip("ABC", COLORS, strict=True))
+    return "\n\n".join(f"What color has {of} thing {n}?\n{choices}\nANSWER: {'ABC'[n % 3]}" for n in range(count))
+
+
+def write_quiz(folder: Path) -> None:
+    (folder / "quiz").mkdir()
+    for split, count in SIZES.items():
+        (folder / "quiz" / f"{split}.aiken").write_text(quiz(count, of=split))
+
+
+def test_the_loss_term_is_label_smoothing(page: dict[str, str]) -> None:
+    smoothing = load_outside("my_loss:smoothing", key="loss.custom.smoothing.path")
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]])  # probabilities 1/2 and 1/2; 3/4 and 1/4
+    expected = [math.log(2), -(math.log(3 / 4) + math.log(1 / 4)) / 2]
+    assert smoothing(logits, None).tolist() == pytest.approx(expected)
+
+
+def test_the_searcher_changes_one_key_at_a_time(page: dict[str, str]) -> None:
+    search = Search.model_validate(yaml.safe_load(page["with_my_searcher.yaml"])["search"])
+    assert [tuple(sample.values()) for sample in draw_samples(search)] == [(0.5, 1e-3), (1, 1e-3), (0.5, 1e-2)]
+
+
+def test_the_reader_gives_questions(page: dict[str, str], tmp_path: Path) -> None:
+    raw = yaml.safe_load(page["with_my_reader.yaml"])["dataset"]
+    write_quiz(tmp_path)
+    files = prepare_questions(Dataset.model_validate(raw | {"path": str(tmp_path / "quiz")}), output_dir=str(tmp_path))
+    assert {split: file.rows for split, file in files.items()} == SIZES
+    first = read_questions(files["train"].path)[0]
+    assert (first.question, first.choices, first.answer) == ("What color has train thing 0?", list(COLORS), "red")
