@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,3 +99,14 @@ def finish(running: Running, *, timeout_s: float = 400) -> dict[str, Any]:
 
 def run(command: str, experiment: Path, *overrides: str, env: dict[str, str] | None = None) -> dict[str, Any]:
     return finish(start(command, experiment, *overrides, env=env))
+
+
+def wait_until(condition: Callable[[], object], *, running: Running | None = None, timeout_s: float = 300) -> float:
+    """Seconds until the condition held; fails where it does not come, or where what should bring it about ends."""
+    began = time.monotonic()
+    while not condition():
+        said = running.said() if running else ""
+        assert running is None or running.process.poll() is None or condition(), said
+        assert time.monotonic() - began < timeout_s, f"it did not come about in {timeout_s} s: {said}"
+        time.sleep(0.05)
+    return time.monotonic() - began
