@@ -61,7 +61,7 @@ def is_folder(uri: str) -> bool:
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
     """All files below a folder, sorted; empty where the folder does not exist. Files being written are left out."""
-    return list(list_stamps(folder, suffix))
+    return list(_listed(folder, suffix))
 
 
 def read_bytes(uri: str) -> bytes:
@@ -104,14 +104,23 @@ def modified_s(uri: str) -> float:
 
 def list_stamps(folder: str, suffix: str = "") -> dict[str, str]:
     """`list_files` with the stamp of each, in one listing."""
+    return {uri: f"{info.size} bytes, {info.mtime_ns}" for uri, info in _listed(folder, suffix).items()}
+
+
+def list_sizes(folder: str, suffix: str = "") -> dict[str, int]:
+    """`list_files` with the bytes of each, in one listing."""
+    return {uri: info.size for uri, info in _listed(folder, suffix).items()}
+
+
+def _listed(folder: str, suffix: str) -> dict[str, pafs.FileInfo]:
     filesystem, path = _resolve(folder)
     infos = _retry(lambda: filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True)))
-    stamps = {
-        join(folder, info.path[len(path.rstrip("/")) + 1 :]): f"{info.size} bytes, {info.mtime_ns}"
+    found = {
+        join(folder, info.path[len(path.rstrip("/")) + 1 :]): info
         for info in infos
         if info.type == pafs.FileType.File and info.path.endswith(suffix) and not info.base_name.startswith(".tmp-")
     }
-    return dict(sorted(stamps.items()))
+    return dict(sorted(found.items()))
 
 
 def put_file(source: Path, uri: str) -> None:

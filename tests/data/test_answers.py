@@ -64,6 +64,7 @@ def test_each_reading_finds_its_answer(reading: str, answer: Any, choices: Choic
         ("index0", 4, FOUR),
         ("index0", "B", FOUR),
         ("index0", 1.5, FOUR),
+        ("index0", float("inf"), FOUR),
         ("index0", [1, 1, 0, 0], FOUR),
         ("index0", [1, 0], FOUR),
         ("index1", 0, FOUR),

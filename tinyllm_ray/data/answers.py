@@ -126,7 +126,7 @@ def _by_index1(answer: Any, choices: Choices) -> str | None:
 def _whole(answer: Any) -> int | None:
     if isinstance(answer, str):
         return int(float(answer)) if _WHOLE.fullmatch(answer.strip()) else None
-    return int(answer) if isinstance(answer, int | float) and answer == int(answer) else None
+    return int(answer) if isinstance(answer, int) or (isinstance(answer, float) and answer.is_integer()) else None
 
 
 def _at(place: int, choices: Choices) -> str | None:

@@ -5,9 +5,11 @@ A question that failed and was tried again has several rows of one key: the one 
 """
 
 import errno
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,7 @@ from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.redact import redact
 from tinyllm_ray.rows import Question, Rationale, schema_of, to_table
 
+_READERS = 8  # parts that are fetched at once
 _REMEDY = "delete this file: the next run writes again what was in it; an imported store is imported again"
 
 
@@ -113,7 +116,7 @@ def iterate(folder: str, split: str, columns: list[str], *, rows: int = 65_536) 
     mask[good[_first_mask(keys["key"].filter(pc.equal(keys["failure"], "")))]] = True
     held, first = [_tables([], columns)], 0
     for uri in uris:
-        table = _table(uri, columns)
+        table = read_part(uri, columns)
         held.append(table.filter(pa.array(mask[first : first + len(table)])))
         first += len(table)
         if sum(map(len, held)) >= rows:
@@ -172,7 +175,7 @@ def _remember(uri: str, parts: dict[str, dict[str, str]]) -> None:
 def _content_sum(part: str) -> str:
     """The sum of the hashes of a part's rationales, which does not depend on how rows are dealt to parts."""
     total = 0
-    for row in _table(part, schema_of(Rationale).names).to_pylist():
+    for row in read_part(part, schema_of(Rationale).names).to_pylist():
         if not row["failure"]:
             data = json.dumps(list(row.values()), ensure_ascii=False).encode("utf-8", errors="surrogatepass")
             total += int.from_bytes(hashlib.blake2b(data, digest_size=16).digest(), "little")
@@ -185,10 +188,17 @@ def _parts(folder: str, split: str, columns: list[str]) -> pa.Table:
 
 def _tables(uris: list[str], columns: list[str]) -> pa.Table:
     empty = pa.schema([schema_of(Rationale).field(name) for name in columns]).empty_table()
-    return pa.concat_tables([empty, *(_table(uri, columns) for uri in uris)], promote_options="default")
+    return pa.concat_tables([empty, *_read_parts(uris, columns)], promote_options="default")
 
 
-def _table(uri: str, columns: list[str]) -> pa.Table:
+def _read_parts(uris: list[str], columns: list[str]) -> Iterator[pa.Table]:
+    """In their order; several are fetched at once, since on an object store each takes its time to answer."""
+    with ThreadPoolExecutor(_READERS) as threads:
+        yield from threads.map(functools.partial(read_part, columns=columns), uris)
+
+
+def read_part(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """Raises UserError where the part is damaged."""
     try:
         return storage.read_table(uri, columns)
     except FileNotFoundError:

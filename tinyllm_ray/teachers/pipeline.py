@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
+from tinyllm_ray.data.compact import compact
 from tinyllm_ray.data.quality import find_flags
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.rows import Question, Rationale, from_values
@@ -164,6 +165,8 @@ def _run_teacher(
         meter = _Meter(report, bars.add(teacher.name, total=pending.rows))
         failures += _run_pending(engine, pending, targets[teacher.name], meter, folder=folder)
     storage.remove_folder(folder)
+    for target in targets[teacher.name]:
+        compact(target.folder, target.split)
     report.failed = dict(failures)
     report.accuracy = {t.split: _accuracy(t) for t in targets[teacher.name] if t.answers}
     report.answer_store = next((t.folder for t in targets[teacher.name] if t.answers), "")
