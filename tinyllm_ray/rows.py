@@ -91,6 +91,16 @@ class Rationale:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which teacher's rationale a training question is learned from."""
+
+    question_id: str
+    teacher: str  # empty where the question keeps its label alone
+    by: str  # rationales.select
+    score: float  # what speaks for the teacher: share of the teachers that qualify or agree, or its accuracy
+
+
+@dataclass(frozen=True)
 class Prediction:
     """A student's answer to one question."""
 

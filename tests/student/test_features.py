@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -178,3 +179,90 @@ def test_a_student_that_cannot_tell_the_choices_apart_is_refused(world, make, ex
     inputs = {"questions": files, "stores": {}, "tokenizer_folder": str(folder), "output_dir": str(tmp_path / "out")}
     with pytest.raises(UserError, match=r"train: 40 of 40 questions have choices .* cannot tell them apart"):
         build_features(experiment, **inputs)
+
+
+def test_of_several_rationales_the_right_ones_are_kept_and_the_shortest_or_the_first_picked(world, make):
+    # things 0 and 1 are red and green; of thing 2, which is blue, nobody says so
+    said = {
+        0: [("it is long and it is red", "red"), ("it is green", "green"), ("it is red", "red")],
+        1: [("green it is", "green"), ("green", "green")],
+        2: [("it is red", "red")],
+    }
+    rows = [
+        make.rationale(f"train-{i}", text, sample=sample, predicted_answer=answer)
+        for i, samples in said.items()
+        for sample, (text, answer) in enumerate(samples)
+    ]
+    world.stores[StoreId("short")] = make.write_store(world.folder, "samples", {"train": rows})
+    expected = {
+        ("all", "all"): [
+            ["it is long and it is red", "it is green", "it is red"],
+            ["green it is", "green"],
+            ["it is red"],
+        ],
+        ("correct", "all"): [["it is long and it is red", "it is red"], ["green it is", "green"], []],
+        ("correct", "first"): [["it is long and it is red"], ["green it is"], []],
+        ("correct", "shortest"): [["it is red"], ["green"], []],
+        ("all", "first"): [["it is long and it is red"], ["green it is"], ["it is red"]],
+    }
+    for (keep, pick), wanted in expected.items():
+        trial = world.trial(rationales={"keep": keep, "pick": pick})
+        features = open_features(trial.features, "train")
+        assert [texts(trial, features, row, 2) for row in range(3)] == wanted
+        assert [texts(trial, features, row, 0) for row in range(3)] == [["red"], ["green"], ["blue"]]
+    two = world.trial(rationales={"pick": "shortest", "per_question": 2})
+    assert texts(two, open_features(two.features, "train"), 0, 2) == ["it is green", "it is red"]
+    counts = read_meta(world.trial(rationales={"keep": "correct", "pick": "first"}).features)["splits"]["train"]
+    assert (counts["masked"]["short/wrong"], counts["masked"]["short/not_picked"]) == (2, 2)
+
+
+def test_one_teacher_is_chosen_for_each_training_question_and_said(world, make):
+    own = {
+        "long": ["red", "green", "red", "red"],  # right on things 0 and 1
+        "short": ["red", "red", "blue", ""],  # right on things 0 and 2
+    }
+    for name, answers in own.items():
+        rows = [
+            make.rationale(f"train-{i}", "so", predicted_answer=answer, failure="" if answer else "none")
+            for i, answer in enumerate(answers)
+        ]
+        world.stores[StoreId(name, answers=True)] = make.write_store(world.folder, f"own {name}", {"train": rows})
+    prompts = {"answer_splits": ["train"]}
+    trial = world.trial(rationales={"select": "correct"}, prompts=prompts)
+    features = open_features(trial.features, "train")
+    has = [[len(texts(trial, features, row, teacher)) for teacher in (1, 2)] for row in range(5)]
+    assert sum(has[0]) == 1 and has[1:] == [[1, 0], [0, 1], [0, 0], [0, 0]]
+    assert all(len(texts(trial, features, row, 0)) == 1 for row in range(40))
+    chosen = pq.read_table(f"{trial.features}/train/selection.parquet").to_pylist()
+    assert chosen[1] == {"question_id": "train-1", "teacher": "long", "by": "correct", "score": 0.5}
+    assert chosen[3] == {"question_id": "train-3", "teacher": "", "by": "correct", "score": 0.0}
+    validation = open_features(trial.features, "validation")
+    assert len(texts(trial, validation, 0, 1)) == 1 == len(texts(trial, validation, 0, 2))
+    agreed = world.trial(rationales={"select": "agree"}, prompts=prompts)
+    teachers = pq.read_table(f"{agreed.features}/train/selection.parquet")["teacher"].to_pylist()
+    assert teachers[0] in ("long", "short") and set(teachers[1:]) == {""}
+
+
+def test_rationales_of_a_question_that_moved_to_another_split_are_no_strangers(world, make):
+    rows = [make.rationale(q.question_id, "fine") for q in world.asked["train"] + world.asked["validation"]]
+    world.stores[StoreId("short")] = make.write_store(world.folder, "moved", {"train": rows})
+    assert read_meta(world.trial().features)["splits"]["train"]["unknown"]["short"] == 0
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"rationales": {"select": "majority"}}, "needs the teachers' own answers; add train to prompts.answer_splits"),
+        (
+            {
+                "rationales": {"keep": "correct"},
+                "teachers": [{"name": "long", "model": "m"}],
+                "loss": {"rationale_weights": {}},
+            },
+            "set prompts.teacher_forcing to false",
+        ),
+    ],
+)
+def test_a_choice_that_needs_what_the_teachers_do_not_write_is_refused(make, sections, message):
+    with pytest.raises(UserError, match=message):
+        make.make_experiment(**sections)

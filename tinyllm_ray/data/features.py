@@ -4,6 +4,7 @@
   tokens.npy        int32, flat: every source and target, one after another
   examples.npy      int64 [examples, 6] by row: row, component, start and length of the source, then of the target
   question_ids.npy  text, by row
+  selection.parquet which teacher each training question is learned from (Selection rows), where one is chosen
 Component 0 is the label, component i the i-th teacher. Several rationales of one question are several examples.
 One example row: [17, 1, 52310, 48, 52358, 96]
 """
@@ -36,16 +37,18 @@ from tinyllm_ray.data.fit import (
     cut,
     new_counts,
 )
-from tinyllm_ray.data.join import Targets, join_targets
+from tinyllm_ray.data.join import Asked, Targets, Wanted, join_targets, read_asked
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.quality import FLAGS
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
+from tinyllm_ray.data.selection import choose_all
 from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.data.tokenizer import StudentTokenizer, TokenWriter
-from tinyllm_ray.rows import SPLITS, Question
+from tinyllm_ray.rows import SPLITS, Question, Selection, to_table
 from tinyllm_ray.schema import LABEL, Experiment
+from tinyllm_ray.schema.rationales import NEEDS_OWN_ANSWERS
 
-FORMAT = 2
+FORMAT = 3
 log = logging.getLogger(__name__)
 
 
@@ -100,6 +103,8 @@ def _plan(
     if unknown:
         raise UserError(f"training.use_rationales.drop: no flag is named {unknown[0]!r}; there is {', '.join(FLAGS)}")
     used = [StoreId(teacher.name) for teacher in teachers] + ([] if source == "gold" else [_answers_of(source)])
+    if experiment.rationales.select in NEEDS_OWN_ANSWERS:
+        used += [StoreId(teacher.name, answers=True) for teacher in teachers]
     return {
         "format": FORMAT,
         "questions": {split: questions[split].digest for split in SPLITS if split in questions},
@@ -110,6 +115,7 @@ def _plan(
         "max_input_tokens": student.max_input_tokens,
         "max_label_tokens": student.max_label_tokens,
         "max_rationale_tokens": student.max_rationale_tokens,
+        "rationales": experiment.rationales.model_dump(),
         "drop": sorted(experiment.training.use_rationales.drop),
         "label_source": source,
     }
@@ -143,7 +149,7 @@ def _build(
         if split == "test":  # scored and never trained on
             found = count_scored(questions[split].path, plan, tokenizer)
         else:
-            found = _build_split(partial / split, split, plan, questions[split], stores, tokenizer)
+            found = _build_split(partial / split, split, plan, questions, stores, tokenizer)
         counts[split] = {"rows": questions[split].rows, **as_plain(found, ["input", *plan["components"]])}
         log.info("features of %s: %s", split, counts[split])
     (partial / "meta.json").write_text(json.dumps({"plan": plan, "splits": counts}, indent=2))
@@ -166,23 +172,24 @@ def _build_split(
     folder: Path,
     split: str,
     plan: dict[str, Any],
-    file: QuestionFile,
+    questions: Mapping[str, QuestionFile],
     stores: Mapping[StoreId, str],
     tokenizer: StudentTokenizer,
 ) -> Counts:
     """Write one split chunk by chunk."""
-    ids = storage.read_table(file.path, ["question_id"])["question_id"].combine_chunks()
-    _save_ids(folder / "question_ids.npy", ids)
+    file = questions[split]
+    asked = read_asked(file.path, [other.path for name, other in questions.items() if name != split])
+    _save_ids(folder / "question_ids.npy", asked.ids.combine_chunks())
     counts = new_counts()
-    targets: dict[int, Targets] = {}
-    for component, name in enumerate(plan["components"]):
-        if component:
-            targets[component] = join_targets(
-                stores[StoreId(name)], split, ids, "rationale", name, plan["drop"], counts
-            )
+    targets = _teachers_targets(split, plan, asked, stores, counts)
+    if split == "train" and plan["rationales"]["select"] != "all":
+        choices = _select(plan, asked, targets, stores, counts)
+        storage.write_table(str(folder / "selection.parquet"), to_table(choices, Selection))
     if plan["label_source"] != "gold" and split == "train":
         answers = stores[_answers_of(plan["label_source"])]
-        targets[0] = join_targets(answers, split, ids, "predicted_answer", LABEL, [], counts)
+        targets[0] = join_targets(
+            answers, split, asked, column="predicted_answer", name=LABEL, wanted=Wanted(), counts=counts
+        )
     tokens = TokenWriter(folder / "tokens.npy")
     examples = ArrayWriter(folder / "examples.npy", np.int64, (len(COLUMNS),))
     first = 0
@@ -192,6 +199,46 @@ def _build_split(
     tokens.finish()
     examples.finish()
     return counts
+
+
+def _teachers_targets(
+    split: str, plan: Mapping[str, Any], asked: Asked, stores: Mapping[StoreId, str], counts: Counts
+) -> dict[int, Targets]:
+    """The usable rationales of each teacher, by its component."""
+    chosen = plan["rationales"]
+    wanted = Wanted(frozenset(plan["drop"]), chosen["keep"], chosen["pick"], chosen["per_question"])
+    return {
+        component: join_targets(
+            stores[StoreId(name)], split, asked, column="rationale", name=name, wanted=wanted, counts=counts
+        )
+        for component, name in enumerate(plan["components"])
+        if component
+    }
+
+
+def _select(
+    plan: Mapping[str, Any],
+    asked: Asked,
+    targets: dict[int, Targets],
+    stores: Mapping[StoreId, str],
+    counts: Counts,
+) -> list[Selection]:
+    """Leave each training question the rationales of one teacher, in `targets`; says which one, and why."""
+    mode, names = plan["rationales"]["select"], plan["components"][1:]
+    own: list[dict[str, str]] = [{} for _ in names]
+    if mode in NEEDS_OWN_ANSWERS:
+        own = [store.first_answers(stores[StoreId(name, answers=True)], "train") for name in names]
+    having = [np.isin(np.arange(len(asked.ids)), targets[component].rows) for component in targets]
+    chosen = choose_all(mode, asked, having=having, own=own, seed=plan["rationales"]["seed"])
+    teachers = np.array([-1 if choice.teacher is None else choice.teacher for choice in chosen])
+    for teacher, name in enumerate(names):
+        mask = teachers[targets[teacher + 1].rows] == teacher
+        counts["masked"][f"{name}/not_selected"] += int((~mask).sum())
+        targets[teacher + 1] = targets[teacher + 1].only(mask)
+    return [
+        Selection(question_id, "" if choice.teacher is None else names[choice.teacher], mode, choice.score)
+        for question_id, choice in zip(asked.ids.to_pylist(), chosen, strict=True)
+    ]
 
 
 def _save_ids(path: Path, ids: pa.Array) -> None:

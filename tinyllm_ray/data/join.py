@@ -5,15 +5,50 @@ In: a store's split and the question ids. Out: the usable target texts by row: r
 
 import os
 import tempfile
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tinyllm_ray import storage
 from tinyllm_ray.data import store
+from tinyllm_ray.data.fit import ROWS_AT_ONCE, Counts
+from tinyllm_ray.rows import Question, from_table
+from tinyllm_ray.tasks.registry import task_of
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The questions of one split as the stores are joined to them, and the ids of the other splits."""
+
+    table: pa.Table  # of what decides whether an answer is right
+    elsewhere: pa.Array  # ids; a store may hold rationales of a question that lies in another split now
+
+    @property
+    def ids(self) -> pa.ChunkedArray:
+        return self.table["question_id"]
+
+    def at(self, rows: np.ndarray) -> list[Question]:
+        return from_table(
+            self.table.take(pa.array(rows)).append_column("question", pa.array([""] * len(rows))), Question
+        )
+
+    def iterate(self) -> Iterator[Question]:
+        for first in range(0, len(self.ids), ROWS_AT_ONCE):
+            yield from self.at(np.arange(first, min(first + ROWS_AT_ONCE, len(self.ids))))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which of a store's texts may become targets."""
+
+    drop: frozenset[str] = frozenset()  # flags
+    keep: str = "all"
+    pick: str = "all"
+    per_question: int = 1
 
 
 @dataclass(frozen=True)
@@ -30,41 +65,76 @@ class Targets:
         spans = zip(self.lengths[low:high].tolist(), self.starts[low:high].tolist(), strict=True)
         return self.rows[low:high], [os.pread(self.file.fileno(), length, start).decode() for length, start in spans]
 
+    def only(self, mask: np.ndarray) -> "Targets":
+        return replace(self, rows=self.rows[mask], starts=self.starts[mask], lengths=self.lengths[mask])
+
+
+def read_asked(path: str, others: list[str]) -> Asked:
+    """From the question files of a split and of the others."""
+    columns = ["question_id", "choices", "answer", "accepted", "task"]
+    ids = [storage.read_table(other, ["question_id"])["question_id"].combine_chunks() for other in others]
+    return Asked(storage.read_table(path, columns), pa.concat_arrays([pa.array([], pa.string()), *ids]))
+
 
 def join_targets(
-    folder: str, split: str, ids: pa.Array, column: str, name: str, drop: list[str], counts: dict[str, Counter]
+    folder: str, split: str, asked: Asked, *, column: str, name: str, wanted: Wanted, counts: Counts
 ) -> Targets:
     """A store's usable texts, joined to the rows by question id; what cannot be used is counted by reason."""
     file = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the targets
-    rows, lengths = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for table in store.iterate(folder, split, ["question_id", column, "flags"]):
-        found, texts = _usable(table, ids, column, name, set(drop), counts)
-        encoded = [text.encode() for text in texts.to_pylist()]
+    rows, lengths, samples = ([np.zeros(0, np.int64)] for _ in range(3))
+    columns = dict.fromkeys(["question_id", column, "sample", "predicted_answer", "flags"])
+    for table in store.iterate(folder, split, list(columns)):
+        found, usable = _usable(table, asked, column, name, wanted, counts)
+        encoded = [text.encode() for text in usable[column].to_pylist()]
         file.write(b"".join(encoded))
         rows.append(found)
         lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+        samples.append(usable["sample"].to_numpy().astype(np.int64))
     file.flush()
-    every, sizes = np.concatenate(rows), np.concatenate(lengths)
-    counts["masked"][f"{name}/missing"] += len(ids) - len(np.unique(every))
+    every, sizes, numbers = np.concatenate(rows), np.concatenate(lengths), np.concatenate(samples)
+    counts["masked"][f"{name}/missing"] += len(asked.ids) - len(np.unique(every))
     order = np.argsort(every, kind="stable")
-    return Targets(every[order], (np.cumsum(sizes) - sizes)[order], sizes[order], file)
+    targets = Targets(every[order], (np.cumsum(sizes) - sizes)[order], sizes[order], file)
+    if wanted.pick == "all":
+        return targets
+    first = numbers[order]
+    picked = _picked(targets.rows, [first] if wanted.pick == "first" else [targets.lengths, first], wanted.per_question)
+    counts["masked"][f"{name}/not_picked"] += int((~picked).sum())
+    return targets.only(picked)
+
+
+def _picked(rows: np.ndarray, smallest_first: list[np.ndarray], count: int) -> np.ndarray:
+    """Mask of the first `count` of each row, ordered by the arrays, the most important one first."""
+    order = np.lexsort([*reversed(smallest_first), rows])
+    ordered = rows[order]
+    place = np.arange(len(rows)) - np.searchsorted(ordered, ordered)  # in its row
+    mask = np.zeros(len(rows), dtype=bool)
+    mask[order] = place < count
+    return mask
 
 
 def _usable(
-    table: pa.Table, ids: pa.Array, column: str, name: str, drop: set[str], counts: dict[str, Counter]
-) -> tuple[np.ndarray, pa.ChunkedArray]:
+    table: pa.Table, asked: Asked, column: str, name: str, wanted: Wanted, counts: Counts
+) -> tuple[np.ndarray, pa.Table]:
     """Rows and texts of what can be used."""
-    rows = pc.index_in(table["question_id"], value_set=ids)
+    rows = pc.index_in(table["question_id"], value_set=asked.ids)
     known = pc.is_valid(rows)
+    strangers = table.filter(pc.invert(known))["question_id"]
     counts["store_rows"][name] += len(table)
-    counts["unknown"][name] += len(table) - pc.sum(known).as_py() if len(table) else 0
-    table, rows = table.filter(known), rows.filter(known)
-    texts = pc.utf8_trim_whitespace(table[column])
-    empty = pc.is_in(pc.utf8_lower(texts), pa.array(["", "nan"]))
+    counts["unknown"][name] += len(strangers) - (pc.sum(pc.is_in(strangers, value_set=asked.elsewhere)).as_py() or 0)
+    table = table.filter(known)
+    table = table.set_column(table.column_names.index(column), column, pc.utf8_trim_whitespace(table[column]))
+    places = rows.filter(known).to_numpy().astype(np.int64)
+    empty = pc.is_in(pc.utf8_lower(table[column]), pa.array(["", "nan"]))
     usable = ~empty.to_numpy(zero_copy_only=False).astype(bool)
     counts["masked"][f"{name}/empty"] += int((~usable).sum())
-    if drop:
-        flagged = np.array([not drop.isdisjoint(flags or ()) for flags in table["flags"].to_pylist()], dtype=bool)
+    if wanted.drop:
+        flagged = np.array([not wanted.drop.isdisjoint(f or ()) for f in table["flags"].to_pylist()], dtype=bool)
         counts["masked"][f"{name}/flagged"] += int((flagged & usable).sum())
         usable &= ~flagged
-    return rows.to_numpy().astype(np.int64)[usable], texts.filter(pa.array(usable))
+    if wanted.keep == "correct":
+        pairs = zip(table["predicted_answer"].to_pylist(), asked.at(places), strict=True)
+        wrong = ~np.array([task_of(question.task).is_right(said, question) for said, question in pairs], dtype=bool)
+        counts["masked"][f"{name}/wrong"] += int((wrong & usable).sum())
+        usable &= ~wrong
+    return places[usable], table.filter(pa.array(usable))

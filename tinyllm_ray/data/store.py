@@ -126,6 +126,13 @@ def iterate(folder: str, split: str, columns: list[str], *, rows: int = 65_536) 
         yield pa.concat_tables(held, promote_options="default")
 
 
+def first_answers(folder: str, split: str) -> dict[str, str]:
+    """Question id -> the answer that the teacher's first text states, as far as it states one."""
+    rows = read(folder, split, ["question_id", "sample", "predicted_answer"])
+    rows = rows.filter(pc.and_(pc.equal(rows["sample"], 0), pc.not_equal(rows["predicted_answer"], "")))
+    return dict(zip(rows["question_id"].to_pylist(), rows["predicted_answer"].to_pylist(), strict=True))
+
+
 def count_twice(folder: str, split: str) -> int:
     """Rows without a failure that are in the store more than once."""
     table = _parts(folder, split, ["key", "failure"])

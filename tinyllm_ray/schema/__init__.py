@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from tinyllm_ray.schema.base import FREE_TASKS, LABEL, Fraction, Name, Section, Seed, TaskName, UserError
 from tinyllm_ray.schema.dataset import LAYOUTS, Columns, Dataset, Miniature, task_given
 from tinyllm_ray.schema.inputs import Endpoint, InContext, Prompts, Sampling, Teacher
+from tinyllm_ray.schema.rationales import NEEDS_OWN_ANSWERS, Rationales
 from tinyllm_ray.schema.run import (
     Choice,
     Grid,
@@ -48,6 +49,7 @@ __all__ = [
     "Pool",
     "Pools",
     "Prompts",
+    "Rationales",
     "Sampling",
     "Search",
     "Section",
@@ -74,6 +76,7 @@ class Experiment(Section):
     teachers: list[Teacher] = Field([], description="the models that write rationales, each with a name of its own")
     student: Student = Field(description="the small model that is trained")
     loss: Loss = Field(Loss(), description="weights of the components of the training loss")
+    rationales: Rationales = Field(Rationales(), description="which rationales the student is trained on")
     training: Training = Field(Training(), description="one training: method, length, optimizer")
     evaluation: Evaluation = Field(Evaluation(), description="how a trained student is scored")
     search: Search = Field(Search(), description="the search for weights, sizes and any other key")
@@ -126,6 +129,22 @@ class Experiment(Section):
             raise ValueError(
                 f"evaluation.by: {self.evaluation.by!r} needs choices, which dataset.task {self.dataset.task} has not; "
                 "set evaluation.by to generation, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rationales_can_be_chosen(self) -> "Experiment":
+        """With the answer shown, what a teacher states says nothing about what it knows."""
+        chosen, prompts = self.rationales, self.prompts
+        if chosen.select in NEEDS_OWN_ANSWERS and "train" not in prompts.answer_splits:
+            raise ValueError(
+                f"rationales.select: {chosen.select} needs the teachers' own answers; add train to "
+                "prompts.answer_splits"
+            )
+        if chosen.keep == "correct" and prompts.teacher_forcing and self.working_teachers:
+            raise ValueError(
+                "rationales.keep: correct needs rationales that were written without the answer; set "
+                "prompts.teacher_forcing to false"
             )
         return self
 
