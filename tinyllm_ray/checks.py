@@ -135,7 +135,7 @@ def _pools(session: Session, command: str) -> Iterator[str]:
 
 
 def check_student(student: Student) -> str:
-    """What kind of student it is. Raises UserError where it cannot be had; its weights are not read."""
+    """What kind of student it is. Raises UserError where it cannot be found; its weights are not read."""
     if student.model in student.from_scratch:
         made = student.from_scratch[student.model]
         if made.width % made.heads:

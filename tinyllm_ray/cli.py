@@ -271,7 +271,7 @@ def _print_fault(kind: type[BaseException], error: BaseException, trace: Traceba
 
 
 def _stop(number: int, _: object) -> None:
-    _fail("stopped; the same command goes on from here", 128 + number)
+    _fail("stopped; the same command continues from here", 128 + number)
 
 
 def _fail(message: str, code: int) -> None:

@@ -101,7 +101,7 @@ class Session:
             self.tracker.flush()
 
     def connect(self, *pools: str) -> None:
-        """Join or start Ray, once, for work in the named pools. Raises UserError where they cannot be had."""
+        """Join or start Ray, once, for work in the named pools. Raises UserError where they cannot be placed."""
         from tinyllm_ray.cluster import capacity, connect
 
         with self._connecting:

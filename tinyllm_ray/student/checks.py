@@ -35,7 +35,7 @@ def check_ranks(experiment: Experiment, ranks: int, *, rows: int) -> None:
 
 
 def check_terms(experiment: Experiment) -> None:
-    """Refuse a term whose function cannot be had."""
+    """Refuse a term whose function cannot be imported."""
     for name, term in experiment.loss.custom.items():
         try:
             found = load_token_losses(term.path)

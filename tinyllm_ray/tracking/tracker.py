@@ -74,7 +74,7 @@ class Tracker:
         self.patiently(lambda: self.client.set_terminated(self.parent_id, status), deadline=deadline)
 
     def _mark_killed(self, *, deadline: float) -> None:
-        """The parent and every trial that has not ended. A resumed trial's run goes on from there."""
+        """The parent and every trial that has not ended. The run of a resumed trial continues from there."""
         unfinished = [upload.run_id for upload in list(self.uploads.values()) if upload.run_id and not upload.done]
         for run_id in (self.parent_id, *unfinished):
             self.patiently(partial(self.client.set_terminated, run_id, "KILLED"), deadline=deadline)

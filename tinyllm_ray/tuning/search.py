@@ -175,7 +175,7 @@ class _Optuna(Searcher):
         """Tune's own snapshot is not used: the log of suggestions is what a later run reads."""
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a search goes on from its log of suggestions")
+        raise NotImplementedError("a search continues from its log of suggestions")
 
 
 class SearchBudget(tune.Callback):

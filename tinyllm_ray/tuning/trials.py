@@ -1,4 +1,4 @@
-"""Trainings as Tune trials: each is a folder that is its own state, so a run killed anywhere goes on from the folders.
+"""Trainings as Tune trials: each has its state in its folder, so a run that was killed continues from the folders.
 
 In: resolved trainings, a fixed list or as a searcher suggests them. Out: one result per trial, in its folder.
 """
