@@ -206,7 +206,7 @@ def _kind(student: Student) -> str:
     except (OSError, ValueError) as error:
         names = f"; names under student.from_scratch: {sorted(student.from_scratch)}" if student.from_scratch else ""
         raise UserError(
-            f"student.model {student.model!r} is neither a model folder nor a hub id that can be downloaded{names}: {error}"
+            f"student.model {student.model!r} is neither a model folder nor a hub id that can be loaded{names}: {error}"
         ) from None
     if not config.is_encoder_decoder:
         return "decoder"
