@@ -147,9 +147,9 @@ def exchange(own: list[torch.Tensor], *, shards: int) -> torch.Tensor:
     pieces: list[Piece] = []
     for (first, end), row in zip([node for theirs in nodes for node in theirs], received, strict=True):
         push(pieces, (first, end, [row]), shards)
-    whole = own[0].new_empty(ranks * width)
-    dist.all_gather_into_tensor(whole, pieces[0][2][0])
-    return whole[:length]
+    whole = own[0].new_empty(ranks, width)
+    dist.all_gather(list(whole.unbind()), pieces[0][2][0])
+    return whole.view(-1)[:length]
 
 
 def gather_dict(own: dict[int, Found]) -> dict[int, Found]:
