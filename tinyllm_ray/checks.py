@@ -16,6 +16,7 @@ from tinyllm_ray.config import UserError, output_dir
 from tinyllm_ray.data import store
 from tinyllm_ray.schema import Choice, Experiment, Grid, Student
 from tinyllm_ray.session import Session
+from tinyllm_ray.student.checks import check_terms
 from tinyllm_ray.teachers.manifest import rationale_store
 from tinyllm_ray.tracking.address import tracking_uri, wait_for_answer
 from tinyllm_ray.tuning.methods import ablation, apply_method, comparison
@@ -106,6 +107,7 @@ def _students(session: Session, command: str) -> Iterator[str]:
     domain = experiment.search.space.get("student.model")
     if command in ("run", "tune") and domain is not None:
         names |= set(domain.choice if isinstance(domain, Choice) else domain.grid if isinstance(domain, Grid) else [])
+    check_terms(experiment)
     for name in sorted(names):
         yield check_student(experiment.student.model_copy(update={"model": name}))
 

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from tinyllm_ray.config import UserError
 from tinyllm_ray.data.features import open_features
 from tinyllm_ray.data.prompts import student_input
+from tinyllm_ray.rows import Question
 from tinyllm_ray.schema import Evaluation
 from tinyllm_ray.student.evaluate import (
     Reader,
+    best_choice,
     calibration_error,
     choice_scores,
     evaluate,
@@ -66,7 +69,7 @@ def test_evaluation_has_the_promised_metrics_and_rows(reader, world):
         rationale_prefixes={"long": "explain: "},
         rationale_questions=2,
     )
-    named = {"accuracy", "exact_match", "unparsable", "calibration_error"}
+    named = {"accuracy", "exact_match", "unparsable", "calibration_error", "tied"}
     assert set(metrics) == {f"eval/{name}" for name in named}
     assert metrics["eval/accuracy"] == np.mean([row.correct for row in predictions])
     assert all(
@@ -110,3 +113,38 @@ def test_batches_depend_on_the_questions_alone_and_are_not_small(reader):
     sizes = [len(batch) for batch in Reader(reader.model, reader.tokenizer, reader.student, 64).batches([[1]] * 200)]
     assert sizes == [25] * 8
     assert [len(batch) for batch in reader.batches([[1]] * 11)] == [5, 5, 1]
+
+
+def test_a_tie_is_a_wrong_answer_and_counted(reader, world):
+    """All weights zero: every choice has the same score, and the first one is not chosen."""
+    with torch.no_grad():
+        for parameter in reader.model.parameters():
+            parameter.zero_()
+    metrics, predictions = evaluate(
+        reader.model,
+        reader.tokenizer,
+        questions=world.asked["test"],
+        student=reader.student,
+        evaluation=Evaluation(),
+    )
+    assert (metrics["eval/accuracy"], metrics["eval/tied"]) == (0.0, 1.0)
+    assert {row.predicted for row in predictions} == {""}
+
+
+def test_the_best_choice_is_the_only_one_with_the_highest_score():
+    question = Question("q", "?", ["red", "green", "blue"], "red")
+    assert best_choice(question, [-3.0, -1.0, -2.0]) == "green"
+    assert best_choice(question, [-1.0, -1.0, -2.0]) == ""
+
+
+def test_choices_of_the_same_tokens_have_exactly_the_same_score(reader):
+    question = Question("q", "what color", ["red", "a red herring", "red"], "a red herring")
+    ((first, _, third),) = choice_scores(reader, [question])
+    assert first == third
+
+
+def test_scores_that_are_not_finite_are_an_error(reader, world):
+    with torch.no_grad():
+        next(iter(reader.model.parameters()))[:] = float("nan")
+    with pytest.raises(UserError, match=r"scores of question test-\d+ are not finite"):
+        choice_scores(reader, world.asked["test"])

@@ -12,7 +12,7 @@ from tinyllm_ray.data.features import open_features
 from tinyllm_ray.schema import Training
 from tinyllm_ray.student.loop import (
     Hooks,
-    NonFiniteLoss,
+    NotFinite,
     learning_rate,
     make_optimizer,
     make_replica,
@@ -84,7 +84,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_questions
     with torch.no_grad():
         model.encoder.block[0].layer[1].DenseReluDense.wo.weight[0, 0] = float("nan")
     before = [parameter.clone() for parameter in model.parameters()]
-    with pytest.raises(NonFiniteLoss, match=r"step 1: .* questions of the batch: train-\d+, train-\d+, train-\d+"):
+    with pytest.raises(NotFinite, match=r"step 1: .* questions of the batch: train-\d+, train-\d+, train-\d+"):
         run(model, features, training)
     assert all(torch.equal(a.nan_to_num(7), b.nan_to_num(7)) for a, b in zip(before, model.parameters(), strict=True))
 

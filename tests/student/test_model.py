@@ -1,13 +1,17 @@
 """Students and tokenizers: made here, or loaded, or refused with what to change."""
 
+import json
+
 import pytest
 import torch
+from support.tiny_students import save_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BartConfig, PreTrainedTokenizerFast
 
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data.tokenizer import StudentTokenizer
-from tinyllm_ray.student.model import load_student, parameter_count, prepare_tokenizer, token_layout
+from tinyllm_ray.schema import Student
+from tinyllm_ray.student.model import load_folder, load_student, parameter_count, prepare_tokenizer, token_layout
 
 
 def prepare(world, experiment):
@@ -93,3 +97,64 @@ def test_a_width_that_the_heads_cannot_share_is_refused(world, make):
     experiment = make.make_experiment(student={"from_scratch": scratch})
     with pytest.raises(UserError, match="width 30 cannot be shared by 4 heads"):
         load_student(experiment.student, tokenizer_folder=prepare(world, experiment), seed=0)
+
+
+def cut(folder, name):
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[: len(data) // 2])
+
+
+def put(content):
+    return lambda folder, name: (folder / name).write_bytes(content)
+
+
+def remove(folder, name):
+    (folder / name).unlink()
+
+
+def change(**values):
+    def write(folder, name):
+        config = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(config | values))
+
+    return write
+
+
+DAMAGES = {
+    "weights cut": (cut, "model.safetensors"),
+    "weights empty": (put(b""), "model.safetensors"),
+    "weights gone": (remove, "model.safetensors"),
+    "config cut": (cut, "config.json"),
+    "config a list": (put(b"[]"), "config.json"),
+    "config of bytes": (put(b"\xff\xfe\x00"), "config.json"),
+    "config of another size": (change(d_model=24, hidden_size=24), "config.json"),
+    "config with text for a number": (change(d_model="x", hidden_size="x"), "config.json"),
+    "config with a layer that has no weights": (change(num_layers=3, num_hidden_layers=3), "config.json"),
+    "config of an unknown type": (change(model_type="nothing"), "config.json"),
+    "tokenizer cut": (cut, "tokenizer.json"),
+    "tokenizer a list": (put(b"[]"), "tokenizer.json"),
+    "tokenizer an empty object": (put(b"{}"), "tokenizer.json"),
+    "tokenizer config a list": (put(b"[]"), "tokenizer_config.json"),
+    "tokenizer config gone": (remove, "tokenizer_config.json"),
+}
+
+
+@pytest.mark.parametrize("shape", ["t5", "llama"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_student_is_one_message_that_names_it(damage, shape, tmp_path):
+    save_model(str(tmp_path), shape)
+    spoil, name = DAMAGES[damage]
+    spoil(tmp_path, name)
+    with pytest.raises(UserError, match=str(tmp_path)) as caught:
+        load_folder(Student(model=str(tmp_path)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_with_more_ids_than_its_model_is_refused(tmp_path):
+    save_model(str(tmp_path), "t5")
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"]["late"] = 40
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="its tokenizer has ids up to 40, its model knows 40"):
+        load_folder(Student(model=str(tmp_path)))

@@ -1,6 +1,7 @@
 """Trials on a small world: what they write, how they stop and go on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -24,7 +25,9 @@ def test_a_trial_writes_all_its_files_and_returns_its_result(world):
     assert [row["step"] for row in reports] == [3, 6]
     assert 0 <= result["eval/accuracy"] <= 1 and 0 <= result["test/accuracy"] <= 1
     assert json.loads((folder / "result.json").read_text()) == result
-    lines = [json.loads(x) for part in (folder / "metrics").glob("*.jsonl") for x in part.read_text().splitlines()]
+    lines = [
+        json.loads(x) for part in sorted((folder / "metrics").glob("*.jsonl")) for x in part.read_text().splitlines()
+    ]
     assert {"train/loss", "train/loss/label", "train/loss/long", "train/gradient_norm"} <= set(lines[0])
     predictions = pq.read_table(folder / "predictions" / "test.parquet").to_pylist()
     assert len(predictions) == 8
@@ -145,3 +148,65 @@ def _interrupt(row):
 def _metric_lines(trial):
     parts = sorted((Path(trial.dir) / "metrics").glob("*.jsonl"))
     return [json.loads(line) for part in parts for line in part.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("spoil", ["cut", "changed", "gone", "no state"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_older_whole_one(world, caplog, spoil):
+    training = {"steps": 6, "checkpoint_every_steps": 2, "eval_every_steps": 4}
+    whole = world.trial("whole", training=training)
+    run_trial(whole, report=lambda row: None)
+    stopped = world.trial("stopped", training=training)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(stopped, report=_interrupt)
+    newest = Path(stopped.dir, "checkpoints", "000000004")
+    weights, state = newest / "optimizer.safetensors", newest / "state.json"
+    data = weights.read_bytes()
+    match spoil:
+        case "cut":
+            weights.write_bytes(data[:-9])
+        case "changed":
+            weights.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+        case "gone":
+            weights.unlink()
+        case "no state":
+            state.write_text("{")
+    run_trial(stopped, report=lambda row: None)
+    assert f"the checkpoint {newest} is damaged" in caplog.text
+    files = [Path(t.dir, "checkpoints", "000000006", "model.safetensors").read_bytes() for t in (whole, stopped)]
+    assert files[0] == files[1]
+
+
+def test_with_no_whole_checkpoint_a_trial_starts_again(world, caplog):
+    training = {"steps": 4, "checkpoint_every_steps": 2, "eval_every_steps": 2}
+    trial = world.trial(training=training)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(trial, report=_interrupt)
+    Path(trial.dir, "checkpoints", "000000002", "model.safetensors").write_bytes(b"")
+    reports = []
+    run_trial(trial, report=reports.append)
+    assert [row["step"] for row in reports] == [2, 4]
+    assert "is damaged" in caplog.text
+
+
+def test_a_removed_model_is_made_again_from_the_checkpoint(world):
+    trial = world.trial()
+    first = run_trial(trial, report=lambda row: None)
+    weights = Path(trial.dir, "model", "model.safetensors")
+    before = weights.read_bytes()
+    shutil.rmtree(weights.parent)
+    again = run_trial(trial, report=lambda row: None)
+    assert weights.read_bytes() == before
+    assert again["eval/accuracy"] == first["eval/accuracy"]
+
+
+@pytest.mark.parametrize("rate", [1e38, 1e39])
+def test_a_training_that_diverges_is_one_message_and_saves_no_model(world, rate):
+    trial = world.trial(training={"steps": 1, "learning_rate": rate, "max_gradient_norm": None, "eval_every_steps": 1})
+    with pytest.raises(UserError, match=r"the training trial diverged: .*lower training.learning_rate"):
+        run_trial(trial, report=lambda row: None)
+    assert not list(Path(trial.dir).glob("**/*.safetensors"))
+
+
+def test_an_infinite_number_is_refused_in_the_configuration(make):
+    with pytest.raises(UserError, match=r"training.learning_rate: .*finite"):
+        make.make_experiment(training={"learning_rate": float("inf")})

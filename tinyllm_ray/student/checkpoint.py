@@ -1,10 +1,16 @@
 """Checkpoints of a trial: trained weights, optimizer state and step, as safetensors, the two newest kept.
 
-<folder>/<step>/model.safetensors, optimizer.safetensors, state.json (last: without it a checkpoint does not count)
+<folder>/<step>/model.safetensors, optimizer.safetensors, and state.json, written last: without it a checkpoint does not
+count. It holds the digests of both files: {"step": 200, "digests": {"model.safetensors": "5f3c...", ...}}
 Data order, schedule and generators are functions of (seed, step), so the step stands for all of them.
 """
 
+import hashlib
+import json
+import logging
+
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
@@ -12,6 +18,12 @@ from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
 
 KEPT = 2
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+log = logging.getLogger(__name__)
+
+
+class DamagedCheckpoint(ValueError):
+    """A file of a checkpoint is missing or not what was written."""
 
 
 def save_checkpoint(folder: str, step: int, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -22,36 +34,69 @@ def save_checkpoint(folder: str, step: int, *, model: nn.Module, optimizer: torc
         for name, parameter in parameters.items()
         for key, value in optimizer.state[parameter].items()
     }
-    storage.write_bytes(
-        storage.join(target, "model.safetensors"),
-        save({name: p.detach().contiguous() for name, p in parameters.items()}),
-    )
-    storage.write_bytes(storage.join(target, "optimizer.safetensors"), save(state))
-    storage.write_json(storage.join(target, "state.json"), {"step": step})
+    files = {
+        MODEL: save({name: p.detach().contiguous() for name, p in parameters.items()}),
+        OPTIMIZER: save(state),
+    }
+    for name, data in files.items():
+        storage.write_bytes(storage.join(target, name), data)
+    digests = {name: _digest(data) for name, data in files.items()}
+    storage.write_json(storage.join(target, STATE), {"step": step, "digests": digests})
     for old in _steps(folder)[:-KEPT]:
         storage.remove_folder(storage.join(folder, f"{old:09d}"))
 
 
-def newest_step(folder: str) -> int | None:
-    steps = _steps(folder)
-    return steps[-1] if steps else None
+def load_newest(folder: str, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """The step of the newest whole checkpoint, which is now in the model and the optimizer; 0 where there is none.
+
+    A damaged one is passed over, and said. Raises UserError where the checkpoint is of another student.
+    """
+    for step in reversed(_steps(folder)):
+        source = storage.join(folder, f"{step:09d}")
+        try:
+            files = _read(source)
+        except DamagedCheckpoint as damage:
+            log.warning("the checkpoint %s is damaged (%s); an older one is used, or none", source, damage)
+            continue
+        _restore(source, files, model=model, optimizer=optimizer)
+        return step
+    return 0
 
 
-def load_checkpoint(folder: str, step: int, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Raises UserError where the checkpoint is of another student."""
-    source = storage.join(folder, f"{step:09d}")
-    weights = load(storage.read_bytes(storage.join(source, "model.safetensors")))
-    state = load(storage.read_bytes(storage.join(source, "optimizer.safetensors")))
-    parameters = _trained(model)
+def _read(source: str) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of both files."""
+    try:
+        digests = storage.read_json(storage.join(source, STATE))["digests"]
+        files = {name: storage.read_bytes(storage.join(source, name)) for name in (MODEL, OPTIMIZER)}
+        for name, data in files.items():
+            if _digest(data) != digests[name]:
+                raise DamagedCheckpoint(f"{name} is not as it was written")
+        return {name: load(data) for name, data in files.items()}
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
+        raise DamagedCheckpoint(f"{type(error).__name__}: {error}") from None
+
+
+def _restore(
+    source: str,
+    files: dict[str, dict[str, torch.Tensor]],
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    parameters, weights = _trained(model), files[MODEL]
     _check_shapes(
         source, {n: tuple(w.shape) for n, w in weights.items()}, {n: tuple(p.shape) for n, p in parameters.items()}
     )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
-    for key, value in state.items():
+    for key, value in files[OPTIMIZER].items():
         name, _, field = key.rpartition("/")
         optimizer.state[parameters[name]][field] = value.to(parameters[name].device)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -60,7 +105,7 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _steps(folder: str) -> list[int]:
     """Steps of complete checkpoints, ascending."""
-    return sorted(int(uri.split("/")[-2]) for uri in storage.list_files(folder, "state.json"))
+    return sorted(int(uri.split("/")[-2]) for uri in storage.list_files(folder, STATE))
 
 
 def _check_shapes(source: str, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> None:

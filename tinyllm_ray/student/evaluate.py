@@ -17,11 +17,13 @@ from torch import nn
 
 from tinyllm_ray import storage
 from tinyllm_ray.data.arrays import Features
+from tinyllm_ray.data.fit import as_plain, check_counts, count_scored
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.questions import read_questions
 from tinyllm_ray.data.tokenizer import StudentTokenizer
 from tinyllm_ray.rows import Prediction, Question
-from tinyllm_ray.schema import Evaluation, Experiment, Student, Training
+from tinyllm_ray.schema import LABEL, Evaluation, Experiment, Student, Training
+from tinyllm_ray.schema.base import UserError
 from tinyllm_ray.student.batches import active_examples, collate, micro_batches, pack
 from tinyllm_ray.student.model import load_folder, parameter_count
 from tinyllm_ray.student.objective import Term, cross_entropy, term_sums, token_counts
@@ -137,6 +139,9 @@ def evaluate_folder(folder: str, experiment: Experiment, *, questions: str) -> d
     model, tokenizer = load_folder(student)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     asked = read_questions(questions)
+    limits = student.model_dump(include={"max_input_tokens", "max_label_tokens"})
+    counts = count_scored(questions, {"prefixes": [student.label_prefix], **limits}, tokenizer)
+    check_counts(as_plain(counts, ["input", LABEL]), questions, experiment)
     metrics, _ = evaluate(model, tokenizer, questions=asked, student=student, evaluation=experiment.evaluation)
     reader = Reader(model, tokenizer, student, experiment.evaluation.batch_size)
     metrics |= latency(reader, asked, experiment.evaluation)
@@ -159,9 +164,19 @@ def choice_scores(reader: Reader, questions: Sequence[Question]) -> list[list[fl
             losses = cross_entropy(target_logits(reader.model, batch), batch)
         sums = torch.zeros(len(targets), device=reader.device).index_add(0, batch.examples, losses)
         counts = torch.bincount(batch.examples, minlength=len(targets))
-        for source, mean in zip(which, (-sums / counts).tolist(), strict=True):
-            scores.setdefault(places[source], []).append(mean)
+        means = (-sums / counts).tolist()
+        first = {
+            (source, *target): i for i, (source, target) in reversed(list(enumerate(zip(which, targets, strict=True))))
+        }
+        for source, target in zip(which, targets, strict=True):  # choices of the same tokens have the same score
+            scores.setdefault(places[source], []).append(means[first[source, *target]])
     every = gather_dict(scores)
+    for i, question in enumerate(questions):
+        if not np.isfinite(every[i]).all():
+            raise UserError(
+                f"the student's scores of question {question.question_id} are not finite ({every[i]}), so no choice "
+                "can be said to be the best; its weights are damaged, or its training diverged"
+            )
     return [every[i] for i in range(len(questions))]
 
 
@@ -246,15 +261,21 @@ def calibration_error(confidences: Sequence[float], correct: Sequence[bool]) -> 
     return float(sum(abs((confidence - right)[bins == b].sum()) for b in range(CALIBRATION_BINS)) / len(confidence))
 
 
+def best_choice(question: Question, scores: Sequence[float]) -> str:
+    """The choice with the highest score; empty where several have it, since then nothing was chosen."""
+    best = [choice for choice, score in zip(question.choices, scores, strict=True) if score == max(scores)]
+    return best[0] if len(best) == 1 else ""
+
+
 def _prediction(question: Question, scores: list[float], generated: str, rationales: dict[str, str]) -> Prediction:
     task = task_of(question.task)
-    predicted = question.choices[int(np.argmax(scores))] if scores else task.read(generated, question) or generated
+    predicted = best_choice(question, scores) if scores else task.read(generated, question) or generated
     return Prediction(
         question_id=question.question_id,
         question=question.question,
         answer=question.answer,
         predicted=predicted,
-        correct=task.is_right(predicted, question),
+        correct=predicted != "" and task.is_right(predicted, question),
         choice_scores=scores,
         generated=generated,
         rationales=rationales,
@@ -267,6 +288,7 @@ def _metrics(
     metrics = {"eval/accuracy": float(np.mean([row.correct for row in predictions]))}
     if evaluation.by != "generation":
         confidences = [confidence(row.choice_scores) for row in predictions]
+        metrics["eval/tied"] = float(np.mean([row.predicted == "" for row in predictions]))
         metrics["eval/calibration_error"] = calibration_error(confidences, [row.correct for row in predictions])
     if evaluation.by != "ranking":
         metrics |= _generation_metrics([row.generated for row in predictions], questions)

@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # a machine that only runs the step needs no Pydantic
 BETAS = (0.9, 0.999)
 
 
-class NonFiniteLoss(RuntimeError):
-    """The loss or its gradient is not a number; raised before the optimizer step, so the weights are still good."""
+class NotFinite(RuntimeError):
+    """The loss, its gradient or the weights are not numbers any more; nothing of it has been saved."""
 
 
 @dataclass
@@ -97,7 +97,7 @@ def train(
     dtype: str,
     hooks: Hooks,
 ) -> None:
-    """Run steps `first_step` .. training.steps - 1. Raises NonFiniteLoss with the question ids of the batch."""
+    """Run steps `first_step` .. training.steps - 1. Raises NotFinite with the question ids of the batch."""
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if training.compile:
@@ -229,11 +229,19 @@ def _positions(batch: Batch) -> tuple[int, int]:
     return real, sum(group.index.numel() for group in [*batch.source_groups, *batch.target_groups])
 
 
+def check_finite_weights(model: nn.Module, step: int) -> None:
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+        raise NotFinite(
+            f"after step {step} there are weights that are not finite; lower training.learning_rate, or raise "
+            "training.warmup_steps"
+        )
+
+
 def _check_finite(norm: torch.Tensor, totals: Totals, features: Features, indices: np.ndarray, step: int) -> None:
     if torch.isfinite(norm) and torch.isfinite(totals.sums).all():
         return
     rows = np.unique(features.examples[indices][:, 0])
-    raise NonFiniteLoss(
+    raise NotFinite(
         f"step {step + 1}: the loss or its gradient is not finite (gradient norm {norm.item()}); questions of the "
         f"batch: {', '.join(features.question_ids[rows].tolist())}. Lower training.learning_rate or use student.dtype "
         "float32"

@@ -5,6 +5,7 @@ A tokenizer folder holds the usual files and layout.json: {"encoder_decoder", "b
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,7 @@ def load_student(student: Student, *, tokenizer_folder: str, seed: int) -> tuple
     torch.manual_seed(seed)
     scratch = student.from_scratch.get(student.model)
     model = _make(scratch, tokenizer) if scratch else _load(student)
-    size = tokenizer.backend.get_vocab_size()
+    size = _needed_embeddings(tokenizer)
     if size > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(size)
     if student.lora:
@@ -108,7 +109,14 @@ def load_folder(student: Student) -> tuple["PreTrainedModel", StudentTokenizer]:
     """A saved student with the tokenizer of its folder."""
     tokenizer = _load_tokenizer(student)
     layout = token_layout(tokenizer, encoder_decoder=_kind(student) != "decoder", name=student.model)
-    return _load(student), StudentTokenizer(backend=tokenizer.backend_tokenizer, **layout)
+    model, tokenizer = _load(student), StudentTokenizer(backend=tokenizer.backend_tokenizer, **layout)
+    there, needed = model.get_input_embeddings().num_embeddings, _needed_embeddings(tokenizer)
+    if needed > there:
+        raise UserError(
+            f"student.model {student.model!r}: its tokenizer has ids up to {needed - 1}, its model knows {there}; one "
+            "of them is damaged or of another model"
+        )
+    return model, tokenizer
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -186,10 +194,30 @@ def _load(student: Student) -> "PreTrainedModel":
 
     loader = AutoModelForCausalLM if _kind(student) == "decoder" else AutoModelForSeq2SeqLM
     options = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
+    with _one_message(f"student.model {student.model!r} cannot be loaded"):
+        model, found = loader.from_pretrained(
+            student.model, **options, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    lacking = sorted(found["missing_keys"])
+    if lacking:
+        raise UserError(
+            f"student.model {student.model!r} cannot be loaded: its weights lack {len(lacking)} tensors that its "
+            f"config.json asks for, such as {lacking[0]}"
+        )
+    return model
+
+
+@contextmanager
+def _one_message(what: str) -> Iterator[None]:
+    """Damaged files make transformers and tokenizers raise almost anything; a user needs one message."""
     try:
-        return loader.from_pretrained(student.model, **options, use_safetensors=True, dtype=torch.float32)
-    except OSError as error:
-        raise UserError(f"student.model {student.model!r} cannot be loaded: {error}") from None
+        yield
+    except Exception as error:  # noqa: BLE001 - tokenizers raises Exception itself
+        raise UserError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}") from None
+
+
+def _needed_embeddings(tokenizer: StudentTokenizer) -> int:
+    return max(tokenizer.backend.get_vocab().values()) + 1
 
 
 def _kind(student: Student) -> str:
@@ -199,15 +227,11 @@ def _kind(student: Student) -> str:
         return "decoder" if scratch.architecture == "llama" else scratch.architecture
     from transformers import AutoConfig
 
-    try:
+    names = f"; names under student.from_scratch: {sorted(student.from_scratch)}" if student.from_scratch else ""
+    with _one_message(f"student.model {student.model!r} is neither a model folder nor a hub id that can be loaded{names}"):
         config = AutoConfig.from_pretrained(
             student.model, revision=student.revision, trust_remote_code=student.trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        names = f"; names under student.from_scratch: {sorted(student.from_scratch)}" if student.from_scratch else ""
-        raise UserError(
-            f"student.model {student.model!r} is neither a model folder nor a hub id that can be loaded{names}: {error}"
-        ) from None
     if not config.is_encoder_decoder:
         return "decoder"
     if config.model_type not in ENCODER_DECODERS:
@@ -223,12 +247,8 @@ def _load_tokenizer(student: Student) -> Any:
 
     name = student.tokenizer or student.model
     revision = None if student.tokenizer else student.revision
-    try:
+    with _one_message(f"the tokenizer {name!r} cannot be loaded; set student.tokenizer to a hub id or folder"):
         return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=student.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"the tokenizer {name!r} cannot be loaded; set student.tokenizer to a hub id or folder: {error}"
-        ) from None
 
 
 def _content(name: str) -> list[list[str]]:

@@ -1,10 +1,11 @@
 """What a trial writes while it runs: metrics in parts, evaluations, predictions, the model folder and the result.
 
-<dir>/metrics/part-<first step>.jsonl: {"step": 20, "time": 1767225600000, "train/loss": 2.31, ...}
+<dir>/metrics/part-<number>-<last step>.jsonl: {"step": 20, "time": 1767225600000, "train/loss": 2.31, ...}
 <dir>/evaluations.json: [{"step": 200, "eval/accuracy": 0.41, ...}]
 """
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PART_S = 5.0
+PART = re.compile(r"part-(\d+)-\d+\.jsonl$")
 ANSWERING = "student.json"  # in a model folder
 INPUT_FORMAT = (
     "Input: rows of `question` (text), `choices` (2 to 26 texts) and, where there is one, `context` (text), as a "
@@ -40,7 +42,10 @@ class Recorder:
         self.lines: list[dict[str, Any]] = []
         self.flushed = time.monotonic()
         self.evaluations = [row for row in read_evaluations(folder) if row["step"] <= first_step]
+        self.next_part = 0  # a number of its own for each part: two may hold lines of one step
         for uri in storage.list_files(storage.join(folder, "metrics"), ".jsonl"):
+            match = PART.search(uri)
+            self.next_part = max(self.next_part, int(match[1]) + 1 if match else 0)
             self._forget(uri, first_step)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
@@ -55,8 +60,9 @@ class Recorder:
 
     def flush(self) -> None:
         if self.lines:
-            name = f"part-{self.lines[0]['step']:09d}.jsonl"
+            name = f"part-{self.next_part:06d}-{self.lines[-1]['step']:09d}.jsonl"
             storage.write_bytes(storage.join(self.folder, "metrics", name), _as_lines(self.lines))
+            self.next_part += 1
         self.lines, self.flushed = [], time.monotonic()
 
     def _forget(self, uri: str, first_step: int) -> None:

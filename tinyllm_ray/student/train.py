@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 from tinyllm_ray import storage
-from tinyllm_ray.config import public, validate
+from tinyllm_ray.config import UserError, public, validate
 from tinyllm_ray.data.arrays import Features
 from tinyllm_ray.data.features import open_features, read_meta
 from tinyllm_ray.data.questions import read_questions
@@ -23,16 +23,17 @@ from tinyllm_ray.rows import Prediction, Question
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student import records
 from tinyllm_ray.student.batches import shuffled_rationales
-from tinyllm_ray.student.checkpoint import load_checkpoint, newest_step, save_checkpoint
+from tinyllm_ray.student.checkpoint import load_newest, save_checkpoint
 from tinyllm_ray.student.checks import check_dtype, check_ranks, check_terms, check_weights, with_shards
 from tinyllm_ray.student.evaluate import evaluate, validation_losses
-from tinyllm_ray.student.loop import Hooks, make_optimizer, train, trained_tokens
+from tinyllm_ray.student.loop import Hooks, NotFinite, check_finite_weights, make_optimizer, train, trained_tokens
 from tinyllm_ray.student.model import load_student, merge_lora, parameter_count
 from tinyllm_ray.student.objective import Term, terms_of
 from tinyllm_ray.student.predict import answering_of
 from tinyllm_ray.student.shards import rank
 
 Report = Callable[[dict[str, Any]], None]
+REFUSAL = "refused.json"  # what a rank said to a user's mistake, for the driver to say
 SCORE_NAMES = {"validation": "eval", "test": "test"}
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def run_trial(trial: Trial, *, report: Report) -> dict[str, Any]:
 
 def run_trial_ddp(trial: Trial, *, ranks: int, report_callback: Any = None) -> dict[str, Any]:
     """The same on several ranks under Ray Train; within a search, `report_callback` carries the reports to Tune."""
-    from ray.train import FailureConfig, RunConfig
+    from ray.train import FailureConfig, RunConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     from tinyllm_ray.cluster import pools
@@ -86,7 +87,9 @@ def run_trial_ddp(trial: Trial, *, ranks: int, report_callback: Any = None) -> d
     check_weights(experiment, features)  # here too, where the message reaches the user
     done = _result(trial)
     if done is None:
-        TorchTrainer(
+        refusal = storage.join(trial.dir, REFUSAL)
+        storage.remove(refusal)
+        trainer = TorchTrainer(
             _worker,
             train_loop_config={**asdict(trial), "experiment": experiment.model_dump(mode="json")},
             scaling_config=pools.scaling_config(experiment.pools.student, ranks),
@@ -96,7 +99,13 @@ def run_trial_ddp(trial: Trial, *, ranks: int, report_callback: Any = None) -> d
                 failure_config=FailureConfig(max_failures=experiment.search.max_failures),
                 callbacks=[report_callback] if report_callback else [],
             ),
-        ).fit()
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError:
+            if storage.exists(refusal):  # one message in place of Ray's traceback
+                raise UserError(storage.read_json(refusal)["message"]) from None
+            raise
         done = _result(trial)
     assert done is not None
     return done
@@ -107,8 +116,15 @@ def _worker(config: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    experiment = validate(config["experiment"])
-    run_rank(Trial(**config), experiment, report=ray.train.report, device=ray.train.torch.get_device())
+    trial, refusal = Trial(**config), storage.join(config["dir"], REFUSAL)
+    if storage.exists(refusal):  # of the try before this one: it would come to the same
+        raise UserError(storage.read_json(refusal)["message"])
+    try:
+        experiment = validate(trial.experiment)
+        run_rank(trial, experiment, report=ray.train.report, device=ray.train.torch.get_device())
+    except UserError as error:
+        storage.write_json(refusal, {"message": str(error)})
+        raise
 
 
 def run_rank(trial: Trial, experiment: Experiment, *, report: Report, device: torch.device) -> dict[str, Any]:
@@ -119,7 +135,14 @@ def run_rank(trial: Trial, experiment: Experiment, *, report: Report, device: to
         report(row)
     if done:
         return done
-    run, optimizer, first_step = _start(trial, experiment, report, device)
+    try:
+        return _train(*_start(trial, experiment, report, device), started=started)
+    except NotFinite as error:
+        raise UserError(f"the training {trial.key} diverged: {error}") from None
+
+
+def _train(run: Run, optimizer: torch.optim.Optimizer, first_step: int, *, started: float) -> dict[str, Any]:
+    trial, experiment = run.trial, run.experiment
     training = experiment.training
     train_started = time.time()
     hooks = Hooks(on_log=lambda step, values: _log(run, step, values), on_step=lambda *args: _after_step(run, *args))
@@ -154,10 +177,7 @@ def _start(
     if experiment.training.shuffle_rationales:
         features = shuffled_rationales(features, seed=trial.seed)
     optimizer = make_optimizer(model, experiment.training)
-    checkpoints = storage.join(trial.dir, "checkpoints")
-    first_step = newest_step(checkpoints) or 0
-    if first_step:
-        load_checkpoint(checkpoints, first_step, model=model, optimizer=optimizer)
+    first_step = load_newest(storage.join(trial.dir, "checkpoints"), model=model, optimizer=optimizer)
     recorder = None
     if rank() == 0:
         config = yaml.safe_dump(public(experiment), sort_keys=False)
@@ -170,9 +190,16 @@ def _start(
     return run, optimizer, first_step
 
 
+def finished(folder: str) -> bool:
+    """Whether a trial's folder holds its result and the model that the result is of."""
+    model = storage.join(folder, "model")
+    whole = storage.exists(storage.join(model, "config.json")) and storage.list_files(model, ".safetensors")
+    return bool(whole) and storage.exists(storage.join(folder, "result.json"))
+
+
 def _result(trial: Trial) -> dict[str, Any] | None:
-    uri = storage.join(trial.dir, "result.json")
-    return storage.read_json(uri) if storage.exists(uri) else None
+    """None where the trial is not finished; a model that was removed is made again from the last checkpoint."""
+    return storage.read_json(storage.join(trial.dir, "result.json")) if finished(trial.dir) else None
 
 
 def _log(run: Run, step: int, values: dict[str, float]) -> None:
@@ -185,11 +212,14 @@ def _after_step(run: Run, step: int, optimizer: torch.optim.Optimizer) -> None:
     training = run.experiment.training
     last = step == training.steps
     evaluates = step % training.eval_every_steps == 0 or last
+    saves = step % training.checkpoint_every_steps == 0 or last
+    if evaluates or saves:
+        check_finite_weights(run.model, step)
     if evaluates:
         _evaluate(run, step)
-    if run.recorder and (step % training.checkpoint_every_steps == 0 or last):
+    if run.recorder and saves:
+        run.recorder.flush()  # first, so that the metrics up to a checkpoint are there when it is
         save_checkpoint(storage.join(run.trial.dir, "checkpoints"), step, model=run.model, optimizer=optimizer)
-        run.recorder.flush()
     if evaluates:
         run.report(run.last or {"step": step})
 

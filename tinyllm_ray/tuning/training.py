@@ -16,7 +16,7 @@ from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student.checks import with_shards
 from tinyllm_ray.student.model import prepare_tokenizer
-from tinyllm_ray.student.train import Trial
+from tinyllm_ray.student.train import Trial, finished
 
 RESULT, STOPPED, FAILURE = "result.json", "stopped.json", "failure.json"
 
@@ -59,8 +59,8 @@ class Training:
     def done(self) -> bool:
         """Whether nothing is left to do: it has its result, or the scheduler of its search stopped it."""
         scheduled = self.spec.variant == "search" and self.spec.experiment.search.scheduler != "none"
-        names = [RESULT, STOPPED] if scheduled else [RESULT]
-        return any(storage.exists(storage.join(self.trial.dir, name)) for name in names)
+        stopped = scheduled and storage.exists(storage.join(self.trial.dir, STOPPED))
+        return stopped or finished(self.trial.dir)
 
     def end(self) -> dict[str, Any] | None:
         """Its result, where a scheduler stopped it, or its failure; None while it is under way."""

@@ -1,0 +1,53 @@
+"""No metric is lost, whenever a part is written out, and a resumed trial repeats none."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from tinyllm_ray.student import records
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_every_metric_is_in_the_parts_once_and_in_order_whatever_the_times_of_writing(seed, tmp_path, monkeypatch):
+    chance = random.Random(seed)
+    monkeypatch.setattr(records.time, "monotonic", lambda: chance.choice([0.0, 100.0]))
+    recorder, given = records.Recorder(str(tmp_path), first_step=0), []
+    for step in range(1, 30):
+        for name in ("train/loss", "eval/accuracy", "test/accuracy"):
+            if chance.random() < 0.5:
+                recorder.metrics(step, {name: step / 7})
+                given.append((step, name))
+        if chance.random() < 0.2:
+            recorder.flush()
+    recorder.flush()
+    assert written(tmp_path) == given
+
+
+def test_a_log_line_and_an_evaluation_of_one_step_in_two_parts_are_both_kept(tmp_path):
+    recorder = records.Recorder(str(tmp_path), first_step=0)
+    recorder.metrics(6, {"train/loss": 1.0})
+    recorder.flush()
+    recorder.evaluation(6, {"eval/accuracy": 0.5})
+    recorder.flush()
+    assert written(tmp_path) == [(6, "train/loss"), (6, "eval/accuracy")]
+
+
+def test_a_resumed_trial_forgets_what_it_will_do_again_and_overwrites_nothing(tmp_path):
+    recorder = records.Recorder(str(tmp_path), first_step=0)
+    for step in range(1, 7):
+        recorder.metrics(step, {"train/loss": 1.0})
+        if step % 2 == 0:
+            recorder.flush()
+    again = records.Recorder(str(tmp_path), first_step=3)
+    for step in range(4, 7):
+        again.metrics(step, {"train/loss": 1.0})
+    again.flush()
+    assert written(tmp_path) == [(step, "train/loss") for step in range(1, 7)]
+
+
+def written(folder: Path):
+    parts = sorted((folder / "metrics").glob("*.jsonl"))
+    rows = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
+    return [(row["step"], name) for row in rows for name in row if "/" in name]
