@@ -228,7 +228,9 @@ def _kind(student: Student) -> str:
     from transformers import AutoConfig
 
     names = f"; names under student.from_scratch: {sorted(student.from_scratch)}" if student.from_scratch else ""
-    with _one_message(f"student.model {student.model!r} is neither a model folder nor a hub id that can be loaded{names}"):
+    with _one_message(
+        f"student.model {student.model!r} is neither a model folder nor a hub id that can be loaded{names}"
+    ):
         config = AutoConfig.from_pretrained(
             student.model, revision=student.revision, trust_remote_code=student.trust_remote_code
         )
