@@ -127,3 +127,24 @@ def test_zero_inside_the_interval_means_not_told_apart(low, high, sign):
 
 def test_without_scores_the_sentence_says_so():
     assert conclude([]).startswith("No two methods have been scored on the same test questions yet")
+
+
+def test_ways_to_choose_a_teacher_are_compared_with_all_teachers():
+    scores = {
+        "all_teachers": {0: right(1, 0, 0, 0)},
+        "select_correct": {0: right(1, 1, 1, 0)},
+        "select_random_one": {0: right(0, 0, 0, 0)},
+    }
+    found = {effect.about: effect for effect in teacher_effects(scores, ["a", "b"])}
+    assert {name: effect.points for name, effect in found.items()} == {"random_one": -25.0, "correct": 50.0}
+    assert {effect.kind for effect in found.values()} == {"chosen"}
+
+
+def test_the_best_way_to_choose_is_named_only_where_it_is_shown_to_be_better():
+    weak, strong = effect("majority", "chosen", 1.0, -0.5, 2.5), effect("correct", "chosen", 3.0, 1.0, 5.0)
+    together = effect("all", "together", 4.0, 2.0, 6.0)
+    assert "of 2 ways to choose one teacher for each question correct is best, 3.0 points over all" in conclude(
+        [together, weak, strong]
+    )
+    text = conclude([together, weak, effect("agree", "chosen", 0.5, -1.0, 2.0)])
+    assert "of 2 ways to choose one teacher for each question none is shown to be better than all" in text

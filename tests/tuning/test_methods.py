@@ -1,6 +1,6 @@
 import pytest
 
-from tinyllm_ray.config import UserError, validate
+from tinyllm_ray.config import UserError, validate, with_overrides
 from tinyllm_ray.tuning.methods import ablation, apply_method, comparison
 
 
@@ -79,3 +79,12 @@ def test_the_ablation_of_two_teachers_trains_nothing_twice():
 def test_the_ablation_of_three_teachers_leaves_out_each_one():
     names = list(ablation(experiment(teachers=("a", "b", "c"))))
     assert names[-4:] == ["without_a", "without_b", "without_c", "shuffled_rationales"]
+
+
+def test_the_ablation_walks_the_ways_to_choose_a_teacher_where_there_are_own_answers():
+    asked = with_overrides(experiment(), {"prompts.answer_splits": ["train"]})
+    variants = ablation(asked)
+    modes = ["random_one", "best_teacher", "majority", "agree", "correct"]
+    assert list(variants)[5:] == [f"select_{mode}" for mode in modes]
+    assert [variants[f"select_{mode}"].rationales.select for mode in modes] == modes
+    assert variants["all_teachers"].rationales.select == "all"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinyllm_ray.schema.rationales import SELECT_MODES
+
 Scores = Mapping[str, Mapping[int, Mapping[str, bool]]]
 DRAWS = 4000
 LEVEL = 0.95
@@ -20,8 +22,8 @@ CHUNK = 500  # draws held in memory at once
 class Effect:
     """Mean accuracy of `better` less that of `worse`, in points, over the questions and seeds both have."""
 
-    about: str  # all, a teacher's name, or `shuffled`
-    kind: str  # together, added (to the other teachers), alone (over label only), content
+    about: str  # all, a teacher's name, `shuffled`, or a way to choose one teacher for each question
+    kind: str  # together, added (to the other teachers), alone (over label only), content, chosen (over all teachers)
     better: str
     worse: str
     points: float
@@ -79,7 +81,7 @@ def compare(scores: Scores, better: str, worse: str, *, about: str, kind: str) -
 
 
 def teacher_effects(scores: Scores, teachers: Sequence[str]) -> list[Effect]:
-    """All teachers together, each one added to the others, each alone, and the shuffled control."""
+    """All teachers together, each one added to the others, each alone, the shuffled control, and one for a question."""
     whole = "all_teachers"
     rows = [compare(scores, whole, "label_only", about="all", kind="together")]
     for name in teachers if len(teachers) > 1 else []:
@@ -87,6 +89,8 @@ def teacher_effects(scores: Scores, teachers: Sequence[str]) -> list[Effect]:
     for name in teachers if len(teachers) > 1 else []:
         rows.append(compare(scores, f"only_{name}", "label_only", about=name, kind="alone"))
     rows.append(compare(scores, whole, "shuffled_rationales", about="shuffled", kind="content"))
+    for mode in SELECT_MODES:
+        rows.append(compare(scores, f"select_{mode}", whole, about=mode, kind="chosen"))
     return [row for row in rows if row]
 
 
@@ -103,6 +107,8 @@ def conclude(effects: Sequence[Effect]) -> str:
     named = [effect for effect in effects if effect.kind == "added"]
     parts += [_teacher(effect) for effect in named or [e for e in effects if e.kind == "alone"]]
     parts += [_content(effect) for effect in effects if effect.kind == "content"]
+    chosen = [effect for effect in effects if effect.kind == "chosen"]
+    parts += [_chosen(chosen)] if chosen else []
     text = "; ".join(parts)
     text = text if text.startswith(OPENINGS) else f"teacher {text}"
     seeds, questions = min(e.seeds for e in effects), min(e.questions for e in effects)
@@ -136,6 +142,15 @@ def _teacher(effect: Effect) -> str:
         return f"{effect.about}'s effect{alone} cannot be told from zero ({_range(effect)})"
     verb = "adds" if effect.sign > 0 else "costs"
     return f"teacher {effect.about}{alone} {verb} {abs(effect.points):.1f} points, interval {_range(effect)}"
+
+
+def _chosen(effects: Sequence[Effect]) -> str:
+    """The best of the ways that differ from all teachers, with how many were tried."""
+    best = max(effects, key=lambda effect: effect.points)
+    tried = f"of {len(effects)} ways to choose one teacher for each question"
+    if best.sign > 0:
+        return f"{tried} {best.about} is best, {best.points:.1f} points over all teachers, interval {_range(best)}"
+    return f"{tried} none is shown to be better than all teachers (best {best.about}, {_range(best)})"
 
 
 def _content(effect: Effect) -> str:

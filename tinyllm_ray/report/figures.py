@@ -113,6 +113,8 @@ def effect_label(effect: Effect) -> str:
     match effect.kind:
         case "together":
             return "all teachers − label only"
+        case "chosen":
+            return f"one teacher by {effect.about} − all"
         case "added":
             return f"{effect.about}, added to the rest"
         case "alone":

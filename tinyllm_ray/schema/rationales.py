@@ -7,6 +7,7 @@ from pydantic import Field
 from tinyllm_ray.schema.base import Section, Seed
 
 NEEDS_OWN_ANSWERS = ("best_teacher", "majority", "agree", "correct")
+SELECT_MODES = ("random_one", *NEEDS_OWN_ANSWERS)  # one teacher for each question
 
 
 class Rationales(Section):

@@ -5,6 +5,7 @@ In: an experiment with `training.method`. Out: the experiment with that method's
 
 from tinyllm_ray.config import UserError, digest, with_overrides
 from tinyllm_ray.schema import Experiment
+from tinyllm_ray.schema.rationales import SELECT_MODES
 
 METHODS = (
     "inference",
@@ -69,13 +70,18 @@ def comparison(experiment: Experiment) -> dict[str, Experiment]:
 
 
 def ablation(experiment: Experiment) -> dict[str, Experiment]:
-    """The comparison, all teachers but one, and the shuffled control; equal trainings are named once."""
+    """The comparison, all teachers but one, the shuffled control, and where the teachers' own answers are there every
+    way to choose one teacher for a question; equal trainings are named once."""
     methods = {f"without_{teacher.name}": f"without:{teacher.name}" for teacher in experiment.teachers}
     methods |= {"shuffled_rationales": "shuffled_rationales"}
     variants = comparison(experiment) | {name: _with_method(experiment, method) for name, method in methods.items()}
+    if len(experiment.teachers) > 1 and "train" in experiment.prompts.answer_splits:
+        whole = variants["all_teachers"]
+        variants |= {f"select_{mode}": with_overrides(whole, {"rationales.select": mode}) for mode in SELECT_MODES}
     first: dict[str, str] = {}
     for name, variant in variants.items():
-        first.setdefault(digest([variant.loss.model_dump(), variant.training.shuffle_rationales]), name)
+        differs = [variant.loss.model_dump(), variant.training.shuffle_rationales, variant.rationales.model_dump()]
+        first.setdefault(digest(differs), name)
     return {name: variants[name] for name in first.values()}
 
 
