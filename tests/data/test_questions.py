@@ -232,6 +232,13 @@ def test_a_split_that_has_a_file_is_not_taken_from_train(tmp_path: Path) -> None
     assert {split: file.rows for split, file in files.items()} == {"train": 9, "validation": 1, "test": 1}
 
 
+def test_the_path_may_be_the_one_file_of_train(tmp_path: Path) -> None:
+    write_lines(tmp_path / "mine.jsonl", [row(f"q{n}") for n in range(10)])
+    dataset = Dataset(name="m", format="jsonl", path=f"{tmp_path}/mine.jsonl", split_from_train={"validation": 0.2})
+    files = prepare_questions(dataset, output_dir=str(tmp_path / "out"))
+    assert {split: file.rows for split, file in files.items()} == {"train": 8, "validation": 2}
+
+
 def test_at_most_max_rows_of_train_are_read_also_where_it_is_split(tmp_path: Path) -> None:
     write_lines(tmp_path / "train.jsonl", [row(f"q{n}") for n in range(50)])
     files = prepare_mine(tmp_path, split_from_train={"validation": 0.25}, max_rows=20)

@@ -71,6 +71,12 @@ def test_an_arrow_file_is_read(tmp_path: Path) -> None:
     with pa.OSFile(str(tmp_path / "t.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     assert values(str(tmp_path / "t.arrow")) == ROWS
+    with pa.OSFile(str(tmp_path / "s.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    assert values(str(tmp_path / "s.arrow")) == ROWS
+    whole = (tmp_path / "t.arrow").read_bytes()
+    with pytest.raises(UserError, match=r"t\.arrow cannot be read: .*repair the file"):
+        values(write(tmp_path / "t.arrow", whole[: len(whole) // 2]))
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -165,5 +171,6 @@ def test_a_folder_means_the_files_of_rows_in_it(tmp_path: Path) -> None:
     for part in range(2):
         pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / f"train/part-{part}.parquet")
     (tmp_path / "train/_SUCCESS").touch()
+    (tmp_path / "train/state.json").write_text("{}")
     assert sources.find(str(tmp_path), "train") == [f"{tmp_path}/train/part-{part}.parquet" for part in range(2)]
     assert sources.find(str(tmp_path), "train/part-?.parquet") == sources.find(str(tmp_path), "train")

@@ -15,6 +15,7 @@ from tinyllm_ray.tasks.choice import find_choice
 
 READINGS = ("text", "letter", "label", "index0", "index1")
 CLEAR_SHARE = 0.01  # a reading that fits all rows but these is a possible one: some rows of a file may be broken
+_MANY = 500  # rows
 _MEANINGS = {
     "text": "the text of a choice",
     "letter": "the letter of a choice, counted from A",
@@ -56,7 +57,7 @@ class Tally:
     def add(self, answer: Any, choices: Choices, *, where: str) -> None:
         self.rows += 1
         self.labeled = self.labeled and choices.labels is not None and not choices.labels_are_columns
-        found = {reading: _READ[reading](answer, choices) for reading in READINGS}
+        found = {reading: None if self._is_out(reading) else _READ[reading](answer, choices) for reading in READINGS}
         if isinstance(answer, bool) and found["text"] is not None:
             found |= dict.fromkeys(("index0", "index1"), None)
         for reading, text in found.items():
@@ -66,6 +67,10 @@ class Tally:
             for other in fitting[position + 1 :]:
                 if found[one] != found[other] and (one, other) not in self.differ:
                     self.differ[one, other] = f"{where}: {answer!r} is {found[one]!r} or {found[other]!r}"
+
+    def _is_out(self, reading: str) -> bool:
+        """Whether so many rows speak against a reading already that it need not be tried on the others."""
+        return self.misfits[reading] > _MANY and self.misfits[reading] > self.rows // 2
 
     def decide(self, *, dataset: str) -> str:
         """The one reading. Raises UserError where two fit and do not agree, naming both and the key to set."""

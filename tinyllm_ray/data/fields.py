@@ -24,7 +24,10 @@ def find(row: Any, path: str) -> Any:
     find({"snippets": [{"text": "a"}, {"text": "b"}]}, "snippets.text") == ["a", "b"]
     find({"question": "Why?"}, "question.stem | question") == "Why?", the first path that the row has
     """
-    value = _find(row, next((one for one in path.split(OR) if has(row, one)), path))
+    if isinstance(row, dict) and path in row:
+        value = row[path]
+    else:
+        value = _find(row, next((one for one in path.split(OR) if has(row, one)), path))
     if isinstance(value, Unreadable):
         raise BadRow(f"{path} is unreadable: {value.reason}")
     return None if isinstance(value, float) and math.isnan(value) else value
@@ -34,7 +37,7 @@ def has(row: Any, path: str) -> bool:
     """Whether the row names the field, be it null."""
     if not isinstance(row, Mapping):
         return False
-    return any(one in row or _find(row, one) is not None for one in path.split(OR))
+    return path in row or any(one in row or _find(row, one) is not None for one in path.split(OR))
 
 
 def need(row: Any, path: str) -> Any:

@@ -28,6 +28,7 @@ _UNNAMED = {"id", "context"}  # columns that are read without being named
 _DECODER = json.JSONDecoder()
 _DELIMITERS = ",;\t|"
 _PARTS_OF_A_ROW = {"choices", "options", "answers", "candidates", "endings", "targets", "snippets", "alternatives"}
+_ARROW_STREAM = b"\xff\xff\xff\xff"  # as the hub's library saves its data sets
 _OTHER_KINDS = {
     b"PK\x03\x04": "a zip archive (or an Excel sheet)",
     b"SQLite format 3": "an SQLite database",
@@ -68,7 +69,10 @@ def read_rows(file: BinaryIO, *, named: str, separator: str = "", columns: Colle
     if start.startswith(b"PAR1"):
         return _parquet(file, named, columns)
     if start.startswith(b"ARROW1"):
-        return _arrow(file)
+        reader = pa.ipc.open_file(file)
+        return _table(reader.get_batch(number) for number in range(reader.num_record_batches))
+    if start.startswith(_ARROW_STREAM):
+        return _table(iter(pa.ipc.open_stream(file)))
     buffered = io.BufferedReader(cast(Any, file), _CHUNK)
     if separator:
         return _separated(buffered, named, separator)
@@ -231,11 +235,6 @@ def _parquet(file: BinaryIO, named: str, columns: Collection[str]) -> Iterator[S
         yield from _table(table.iter_batches(batch_size=_TABLE_ROWS, columns=wanted))
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{named} is not a whole Parquet file: {error}; repair the file") from None
-
-
-def _arrow(file: BinaryIO) -> Iterator[SourceRow]:
-    reader = pa.ipc.open_file(file)
-    return _table(reader.get_batch(number) for number in range(reader.num_record_batches))
 
 
 def _table(batches: Iterator[pa.RecordBatch]) -> Iterator[SourceRow]:

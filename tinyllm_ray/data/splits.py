@@ -20,7 +20,8 @@ _HUB_FOLDERS = ("", "main/", "data/", "default/", "plain_text/", "ARC-Challenge/
 
 
 def find_files(dataset: Dataset) -> dict[str, list[str]]:
-    """Source files by split: those that `dataset.splits` names, else those with the format's own names.
+    """Source files by split: those that `dataset.splits` names, else the one file that `dataset.path` is, as train,
+    else those with the format's own names.
 
     Raises UserError where there is none, or a file is named for two splits.
     """
@@ -30,7 +31,9 @@ def find_files(dataset: Dataset) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for split, patterns in dataset.splits.items():
         found[split] = _named(folder, patterns, split)
-    if not found:
+    if not found and sources.is_data(folder) and sources.find("", folder) == [folder]:
+        found = {"train": [folder]}
+    elif not found:
         found = _by_own_names(dataset, folder)
     for split in dataset.split_from_train:
         if split in found:

@@ -121,7 +121,9 @@ class Dataset(Section):
         description="task label: the labels, in the order of their positions where a file gives positions",
     )
     path: str | None = Field(
-        None, description="folder that holds the splits' files; a local path, http(s), hf:// or cloud URI"
+        None,
+        description="folder that holds the splits' files, or the one file of train; a local path, http(s), hf:// or "
+        "cloud URI",
     )
     splits: dict[Split, Paths] = Field(
         default_factory=dict,
