@@ -97,7 +97,7 @@ def _stores(session: Session, command: str) -> Iterator[str]:
 def _method(session: Session, command: str) -> Iterator[str]:
     experiment = session.experiment
     method = apply_method(experiment).training.method
-    variants = {"run": comparison, "ablate": ablation}
+    variants = {"run": comparison, "submit": comparison, "ablate": ablation}
     yield ", ".join(variants[command](experiment)) if command in variants else method
 
 
@@ -114,7 +114,7 @@ def _students(session: Session, command: str) -> Iterator[str]:
 
 def _search(session: Session, command: str) -> Iterator[str]:
     experiment = session.experiment
-    if command == "run" and not experiment.search.space:
+    if command in ("run", "submit") and not experiment.search.space:
         yield "none"
         return
     check_search(experiment)
@@ -190,5 +190,6 @@ CHECKS: dict[str, dict[str, Look]] = {
     "train": {**_FIRST, **_TRAINING, "stores": _stores, "pools": _pools},
     "ablate": {**_FIRST, **_TRAINING, "stores": _stores, "pools": _pools},
     "tune": {**_FIRST, **_TRAINING, "search": _search, "stores": _stores, "pools": _pools},
+    "submit": {"method": _method, "search": _search},  # the rest is known on the cluster only
     "run": {**_FIRST, **_TRAINING, "teachers": _teachers, "search": _search, "pools": _pools},
 }

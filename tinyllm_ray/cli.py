@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from tinyllm_ray import stages, storage
+from tinyllm_ray.checks import check
 from tinyllm_ray.config import UserError, load_experiment, output_dir
 from tinyllm_ray.failures import message_of
 from tinyllm_ray.lock import hold
@@ -222,7 +223,8 @@ def submit(
     """Run the pipeline as a job on a cluster and follow it."""
     from tinyllm_ray.cluster.submit import submit as submit_job
 
-    load_experiment(experiment, overrides or [])
+    with _session(experiment, overrides) as session:
+        check(session, "submit")
     result = submit_job(experiment, overrides or [], address=address)
     _finish(result, as_json, f"job {result['job_id']}: {result['status']}")
     if result["status"] != "SUCCEEDED":
@@ -271,7 +273,8 @@ def _print_fault(kind: type[BaseException], error: BaseException, trace: Traceba
 
 
 def _stop(number: int, _: object) -> None:
-    _fail("stopped; the same command continues from here", 128 + number)
+    following = sys.argv[1:2] == ["submit"]  # what still runs is said by `submit` itself
+    _fail("stopped" if following else "stopped; the same command continues from here", 128 + number)
 
 
 def _fail(message: str, code: int) -> None:

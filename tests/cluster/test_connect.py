@@ -11,7 +11,6 @@ import yaml
 
 from tinyllm_ray.cluster import connect, pools
 from tinyllm_ray.cluster.capacity import GIB, NodeKind, check_capacity, node_kinds
-from tinyllm_ray.cluster.submit import find_token, package, submit
 from tinyllm_ray.config import UserError, load_experiment, validate
 from tinyllm_ray.schema import Experiment, Pool, Pools, StudentPool, TeacherPool
 
@@ -199,51 +198,6 @@ def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> N
     assert time.monotonic() - start < 10
     connect.check_output(str(tmp_path / "folder"), given=None)
     assert list((tmp_path / "folder").iterdir()) == []
-
-
-def test_a_job_takes_the_package_the_entry_points_and_named_files_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("data/train.jsonl", "data/outputs/big.bin", "outputs/x/stores/part.parquet", ".venv/lib.py"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x")
-    raw = experiment().model_dump(mode="json") | {"dataset": {"name": "d", "format": "jsonl", "path": "data"}}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw))
-    target = tmp_path / "package"
-    target.mkdir()
-    assert package(validate(raw), tmp_path / "mine.yaml", target) == "experiments/mine.yaml"
-    files = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
-    assert {"jobs/pipeline.py", "tinyllm_ray/cli.py", "experiments/mine.yaml", "data/train.jsonl"} <= files
-    assert {name.split("/")[0] for name in files} == {"jobs", "tinyllm_ray", "experiments", "data"}
-    assert not [name for name in files if "outputs" in name or "__pycache__" in name]
-
-
-def test_submitting_asks_for_an_address_and_an_absolute_output_folder(repository: Path) -> None:
-    path = repository / "experiments" / "obqa.yaml"
-    with pytest.raises(UserError, match=r"output\.dir is None"):
-        submit(path, [], address="http://127.0.0.1:1")
-    with pytest.raises(UserError, match="--address"):
-        submit(path, ["output.dir=/x"], address="")
-    with pytest.raises(UserError, match="no Ray dashboard answers"):
-        submit(path, ["output.dir=/x"], address="http://127.0.0.1:1")
-
-
-def test_the_token_is_looked_for_where_ray_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert find_token() is None
-    (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray" / "auth_token").write_text("default\n")
-    assert find_token() == "default"
-    (tmp_path / "other").write_text("named")
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "other"))
-    assert find_token() == "named"
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "direct")
-    assert find_token() == "direct"
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert find_token() is None
 
 
 def as_ray_reads(raycluster: dict) -> dict:

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from typing import Any
 import yaml
 
 import tinyllm_ray
+from tinyllm_ray import lock
 from tinyllm_ray.cluster.connect import refuse_relative
 from tinyllm_ray.config import UserError, load_experiment, output_dir
 from tinyllm_ray.experiment_file import read_experiment_file
+from tinyllm_ray.redact import redact_text
 from tinyllm_ray.schema import Experiment
 
 MAX_PACKAGE_MIB = 100
@@ -39,14 +42,18 @@ def submit(
 ) -> dict[str, Any]:
     """Submit jobs/<entry>.py; with `follow` hand its log to `say` and wait for the end.
 
-    Raises UserError for a relative output.dir, an address that does not answer, or a token that is missing or wrong.
+    Raises UserError for a relative output.dir, an input that the job could not have, an address that does not answer,
+    a token that is missing or wrong, and an output.dir that another job or command works in.
     """
     experiment = load_experiment(experiment_file, overrides)
     refuse_relative(experiment.output.dir)
+    _refuse_missing(experiment)
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS", "")
     if not address:
         raise UserError("no cluster is named; give --address http://HOST:8265 (or set RAY_API_SERVER_ADDRESS)")
     client = _client(address)
+    _refuse_running(client, output_dir(experiment), address=address)
+    _refuse_locked(output_dir(experiment), say=say)
     with tempfile.TemporaryDirectory(prefix="tinyllm-job-") as folder:
         inside = package(experiment, Path(experiment_file), Path(folder))
         job = client.submit_job(
@@ -54,11 +61,57 @@ def submit(
             runtime_env={"working_dir": folder},
             metadata={"experiment": experiment.name, "entry": entry, "output.dir": output_dir(experiment)},
         )
+    commands = job_commands(job, address=address)
     result = {"job_id": job, "dashboard": f"{address.rstrip('/')}/#/jobs/{job}", "mlflow": _mlflow(experiment)}
-    say(f"job {job}: {result['dashboard']}\nMLflow: {result['mlflow']}\nstop it with: ray job stop {job}\n")
+    say(f"job {job}: {result['dashboard']}\nMLflow: {result['mlflow']}\n{commands}\n")
     if follow:
-        asyncio.run(_follow(client, job, say))
+        try:
+            asyncio.run(_follow(client, job, say))
+        except (SystemExit, KeyboardInterrupt):
+            say(f"job {job} still runs on the cluster\n{commands}\n")
+            raise
+        except (RuntimeError, OSError) as error:  # what Ray's client makes of a connection that was lost
+            raise UserError(
+                f"the log of job {job} cannot be followed any more ({redact_text(str(error))}); the job still runs on "
+                f"the cluster\n{commands}"
+            ) from None
     return {**result, "status": client.get_job_status(job).value}
+
+
+def job_commands(job: str, *, address: str) -> str:
+    """The exact commands that follow and stop a job."""
+    start = "RAY_AUTH_MODE=token ray job" if find_token() else "ray job"
+    options = f"--address {shlex.quote(address)} {job}"
+    return f"follow it with: {start} logs --follow {options}\nstop it with: {start} stop {options}"
+
+
+def _refuse_running(client: Any, folder: str, *, address: str) -> None:
+    for job in client.list_jobs():
+        if (job.metadata or {}).get("output.dir") == folder and not job.status.is_terminal():
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime((job.start_time or 0) / 1000))
+            raise UserError(
+                f"output.dir {folder}: job {job.submission_id} works in it, {job.status.value} since {since}; wait for "
+                f"its end, stop it, or give another output.dir\n{job_commands(job.submission_id, address=address)}"
+            )
+
+
+def _refuse_locked(folder: str, *, say: Callable[[str], object]) -> None:
+    try:
+        lock.refuse_held(folder)
+    except OSError as error:
+        say(f"output.dir {folder} cannot be looked at from here, so only the job itself will: {error}\n")
+
+
+def _refuse_missing(experiment: Experiment) -> None:
+    """A relative path travels with the job, so it must be here. A model's may be the hub's name of it."""
+    named = [("dataset.path", experiment.dataset.path)]
+    named += [(f"teachers.{teacher.name}.store", teacher.store) for teacher in experiment.teachers]
+    for key, value in named:
+        if value is not None and _is_relative(value) and not Path(value).exists():
+            raise UserError(
+                f"{key} is the relative path {value!r}, which is not here, so it cannot travel with the job; set "
+                "it to a path that is here, to an absolute path of the cluster's nodes, or to a URI"
+            )
 
 
 def package(experiment: Experiment, experiment_file: Path, folder: Path) -> str:
@@ -97,11 +150,15 @@ def _relative_inputs(experiment: Experiment) -> Iterator[tuple[str, Path]]:
     for teacher in experiment.teachers:
         named += [(f"teachers.{teacher.name}.model", teacher.model), (f"teachers.{teacher.name}.store", teacher.store)]
     for key, value in named:
-        if value is None or "://" in value or Path(value).is_absolute() or not Path(value).exists():
+        if value is None or not _is_relative(value) or not Path(value).exists():
             continue
         if ".." in Path(value).parts:
             raise UserError(f"{key} is {value!r}, outside the working directory; give an absolute path or a URI")
         yield key, Path(value)
+
+
+def _is_relative(path: str) -> bool:
+    return "://" not in path and not path.startswith(("/", "~"))
 
 
 def _client(address: str) -> Any:
