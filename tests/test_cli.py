@@ -9,7 +9,7 @@ from support.fake_endpoint import chat, server
 TOY = """
 name: toy
 dataset: {name: toy, format: jsonl, path: %s, splits: {train: train.jsonl, validation: validation.jsonl}}
-teachers: [{name: a, model: any, kind: endpoint, endpoint: {url: "http://127.0.0.1:9/v1"}}]
+teachers: [{name: a, model: any, engine: {type: endpoint, url: "http://127.0.0.1:9/v1"}}]
 student: {model: nano, from_scratch: {nano: {}}}
 """
 
@@ -80,7 +80,7 @@ def test_plan_counts_what_is_wanted_and_shared_and_starts_no_engine(toy, tmp_pat
     with (toy.parent / "validation.jsonl").open("a") as file:
         file.write((toy.parent / "train.jsonl").read_text().splitlines()[0].replace('"0"', '"v0"', 1) + "\n")
     with server(lambda *_: chat("yes"), models=(200, {"data": [{"id": "any"}]})) as (url, _):
-        done = command("plan", "toy.yaml", f"teachers.a.endpoint.url={url}", "--json", cwd=toy.parent)
+        done = command("plan", "toy.yaml", f"teachers.a.engine.url={url}", "--json", cwd=toy.parent)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["questions"] == {"train": 4, "validation": 5}
@@ -108,7 +108,7 @@ def test_a_run_that_could_not_end_well_says_every_mistake_before_it_starts(toy):
         "training.method: 'tinylm' was given",
         "there is no folder /no/such",
         "tracking.uri http://127.0.0.1:9 does not answer",
-        "teachers.a.endpoint.url: no server answers",
+        "teachers.a.engine.url: no server answers",
     ):
         assert message in done.stderr
     assert "Traceback" not in done.stderr

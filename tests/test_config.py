@@ -52,7 +52,18 @@ def test_defaults_come_from_the_schema(tmp_path: Path) -> None:
         ("teachers.owl.sampling.seed.deep=x", r"sampling\.seed: 'dict' was given"),
         ("name.deep.er=1", r"name is a single value"),
         ("teachers.owl.samples_per_question=3", r"samples_per_question is 3 and temperature 0"),
-        ("teachers.owl.kind=endpoint", r"is of kind endpoint; give `endpoint.url`"),
+        ("teachers.owl.engine.type=endpoint", r"engine\.url: missing"),
+        (
+            "teachers.owl.engine={type: vllm, batch_tokens: 9}",
+            r"batch_tokens: unknown key of type vllm; .* type seq2seq",
+        ),
+        ("teachers.owl.engine={type: vlm}", r"engine\.type: 'vlm' was given; it is one of auto, vllm, "),
+        ("teachers.owl.engine={type: vllm, adaptor: x}", r"adaptor: unknown key; did you mean .*adapter\?"),
+        ("teachers.owl.engine={adapter: x}", r"engine\.type: None was given"),
+        (
+            "teachers.owl.engine={type: vllm, engine_kwargs: {trust-remote-code: true}}",
+            r"use teachers\[\]\.trust_remote",
+        ),
         ("teachers.owl.model=null", r"neither `model` nor `store`"),
         ("seeds=[]", r"seeds"),
         ("seeds=[4294967296]", r"seeds\.0: 4294967296 was given"),
@@ -60,7 +71,10 @@ def test_defaults_come_from_the_schema(tmp_path: Path) -> None:
         ("seeds=[0, true]", r"seeds: true was given; a number is wanted"),
         ("loss.rationale_weights.owl=false", r"loss\.rationale_weights: false was given; a number is wanted"),
         ("training.learning_rate=.inf", r"training\.learning_rate: inf was given; numbers must be finite"),
-        ("teachers.owl.engine_kwargs.x=[.nan]", r"teachers.*: nan was given; numbers must be finite"),
+        (
+            "teachers.owl.engine={type: vllm, engine_kwargs: {x: [.nan]}}",
+            r"teachers.*: nan was given; numbers must be finite",
+        ),
         ("training.steps=010", r"override 'training\.steps=010': 010 can be read in two ways"),
         ("training.steps=1:30", r"override 'training\.steps=1:30': 1:30 can be read in two ways"),
         ("training={steps: 1, steps: 2}", r"the key 'steps' stands on line 1 already"),
@@ -236,7 +250,10 @@ def test_paths_and_addresses_of_storage_are_taken(tmp_path: Path, given: str) ->
         ("dataset.path='https://host/data?sig=hunter22'", r"write \$\{ITS_NAME\} in their place"),
         ("dataset.splits={train: 'https://hunter22@host/a.jsonl'}", "environment variable"),
         ("teachers.owl.store=gs://me:hunter22@bucket/x", "GOOGLE_APPLICATION_CREDENTIALS"),
-        ("teachers.owl.engine_kwargs={deep: [{er: 'http://host/x?apiKey=hunter22'}]}", "environment variable"),
+        (
+            "teachers.owl.engine={type: vllm, engine_kwargs: {deep: [{er: 'http://host/x?apiKey=hunter22'}]}}",
+            "environment variable",
+        ),
     ],
 )
 def test_credentials_in_any_address_are_refused_with_what_to_set_instead(
@@ -250,8 +267,8 @@ def test_credentials_in_any_address_are_refused_with_what_to_set_instead(
 @pytest.mark.parametrize(
     "override",
     [
-        "teachers.owl.engine_kwargs.hf_token=hunter22",
-        "teachers.owl.engine_kwargs={a: {dbPwd: hunter22}}",
+        "teachers.owl.engine={type: vllm, engine_kwargs: {hf_token: hunter22}}",
+        "teachers.owl.engine={type: vllm, engine_kwargs: {a: {dbPwd: hunter22}}}",
         "name=hf_" + "a" * 30,
     ],
 )
@@ -270,7 +287,7 @@ def test_variables_that_an_experiment_names_are_kept_secret(tmp_path: Path, monk
 
 def test_credentials_in_an_endpoints_url_are_refused_and_not_shown(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds credentials") as error:
-        load(tmp_path, "teachers.owl.endpoint={url: 'http://me:hunter2@host/v1'}")
+        load(tmp_path, "teachers.owl.engine={type: endpoint, url: 'http://me:hunter2@host/v1'}")
     assert "hunter2" not in str(error.value)
 
 

@@ -26,7 +26,7 @@ def asked(tmp_path: Path) -> Path:
 
 def show(path: Path, *overrides: str) -> str:
     folder = path.parent
-    changes = [f"teachers.one.model={folder}/llama", "teachers.one.kind=vllm", *overrides]
+    changes = [f"teachers.one.model={folder}/llama", "teachers.one.engine.type=vllm", *overrides]
     with Session(load_experiment(path, changes), say=print) as session:
         return show_prompt(session, teacher="one", row=1)
 
@@ -47,12 +47,14 @@ def test_without_the_chat_template_the_tokenizers_own_marks_are_shown(asked: Pat
 
 
 def test_an_example_that_does_not_fit_is_not_shown(asked: Path) -> None:
-    assert show(asked, "teachers.one.engine_kwargs={max_model_len: 160}").count("Question: ") == 1
+    assert show(asked, "teachers.one.engine.engine_kwargs={max_model_len: 160}").count("Question: ") == 1
 
 
 def test_a_question_that_does_not_fit_at_all_is_said_to_fail(asked: Path) -> None:
-    with pytest.raises(UserError, match=r"question q1 needs \d+ tokens .* teacher one takes 8"):
-        show(asked, "teachers.one.engine_kwargs={max_model_len: 20}")
+    with pytest.raises(
+        UserError, match=r"question q1 cannot be asked of teacher one.*: prompt too long: \d+ tokens .* takes 8"
+    ):
+        show(asked, "teachers.one.engine.engine_kwargs={max_model_len: 20}")
 
 
 def test_a_teacher_with_a_store_is_asked_nothing(asked: Path) -> None:

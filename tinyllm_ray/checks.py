@@ -73,7 +73,7 @@ def _splits(session: Session, command: str) -> Iterator[str]:
 
 
 def _teachers(session: Session, command: str) -> Iterator[str]:
-    from tinyllm_ray.teachers.engines.registry import choose_engine
+    from tinyllm_ray.teachers.engines.registry import make_engine
 
     experiment = session.experiment
     for teacher in experiment.teachers:
@@ -83,11 +83,11 @@ def _teachers(session: Session, command: str) -> Iterator[str]:
         elif _is_made_later(experiment, teacher.name):
             yield f"{teacher.name} is made by the first run"
         else:
-            engine = choose_engine(
+            engine = make_engine(
                 teacher, pool=experiment.pools.teacher, prompts=experiment.prompts, output_dir=session.dir
             )
             engine.check()
-            yield f"{teacher.name} is run by {engine.kind}"
+            yield f"{teacher.name} is run by {engine.teacher.engine.type}"
 
 
 def _stores(session: Session, command: str) -> Iterator[str]:

@@ -212,16 +212,22 @@ def _list_items(items: list[Any], path: list[str], done: tuple[str, ...]) -> tup
 
 def _fields_at(path: Iterable[Any]) -> list[str]:
     """Names of the keys that the schema allows at a path; empty where any key goes."""
-    node: Any = Experiment
-    for part in path:
-        models = _models_in(node)
-        if not models:
-            return []
-        if isinstance(part, int) or part not in models[0].model_fields:
-            continue
-        node = models[0].model_fields[part].annotation
-    models = _models_in(node)
+    models = _models_at(path)
     return list(models[0].model_fields) if models else []
+
+
+def _models_at(path: Iterable[Any]) -> list[type[BaseModel]]:
+    """The sections that may stand at a path: several where a `type` chooses among them, none where any key goes."""
+    models: list[type[BaseModel]] = [Experiment]
+    for part in path:
+        chosen = [model for model in models if part in _tags(model)]
+        if chosen:
+            models = chosen
+        elif models and not isinstance(part, int) and part in models[0].model_fields:
+            models = _models_in(models[0].model_fields[part].annotation)
+        elif not models:
+            return []
+    return models
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -230,13 +236,26 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    """The values of `type` by which a section is chosen among others, such as ("vllm",)."""
+    return get_args(model.model_fields["type"].annotation) if "type" in model.model_fields else ()
+
+
 def _explain(error: ErrorDetails) -> str:
-    location = [part for part in error["loc"] if not (isinstance(part, str) and part in _UNION_TAGS)]
+    path = [part for part in error["loc"] if not (isinstance(part, str) and part in _UNION_TAGS)]
+    location = [part for i, part in enumerate(path) if not any(part in _tags(m) for m in _models_at(path[:i]))]
     key = ".".join(str(part) for part in location) or "experiment"
+    if error["type"].startswith("union_tag"):
+        types = ", ".join(str(tag) for model in _models_at(path) for tag in _tags(model))
+        given = error["input"].get("type") if isinstance(error["input"], dict) else error["input"]
+        return f"{key}.type: {_short(redact(given))} was given; it is one of {types}"
     if error["type"] == "extra_forbidden":
-        allowed = _fields_at(location[:-1])
+        allowed = _fields_at(path[:-1])
         near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
         hint = f"; did you mean {'.'.join(map(str, [*location[:-1], near[0]]))}?" if near else ""
+        others = [_tags(m)[0] for m in _models_at(location[:-1]) if _tags(m) and location[-1] in m.model_fields]
+        if others:
+            hint = f" of type {path[-2]}; it is one of type {', '.join(others)}"
         return (
             f"{key}: unknown key{hint}; allowed here: {', '.join(allowed)}" if allowed else f"{key}: unknown key{hint}"
         )

@@ -84,7 +84,7 @@ def plan(session: Session) -> dict[str, Any]:
 
 def show_prompt(session: Session, *, teacher: str, row: int) -> str:
     """The very prompt of one training question, as `teacher`'s model reads it or its server gets it."""
-    from tinyllm_ray.teachers.engines.registry import choose_engine
+    from tinyllm_ray.teachers.engines.registry import make_engine
     from tinyllm_ray.teachers.pending import prompt_of, read_candidates
 
     experiment = session.experiment
@@ -95,7 +95,7 @@ def show_prompt(session: Session, *, teacher: str, row: int) -> str:
     if not 0 <= row < len(rows):
         raise UserError(f"--row {row}: the training split has rows 0 to {len(rows) - 1}")
     settings = experiment.prompts
-    engine = choose_engine(chosen, pool=experiment.pools.teacher, prompts=settings, output_dir=session.dir)
+    engine = make_engine(chosen, pool=experiment.pools.teacher, prompts=settings, output_dir=session.dir)
     candidates = read_candidates(session.questions, examples=settings.in_context.examples)
     return prompt_of(rows[row], prompts=settings, candidates=candidates, engine=engine)
 

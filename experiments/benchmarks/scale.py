@@ -59,13 +59,9 @@ def measure(rows: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
         experiment = validate(_experiment(folder))
         _write_questions(Path(folder), rows)
-        (Path(folder) / "teacher").mkdir()
-        (Path(folder) / "teacher" / "config.json").write_text('{"model_type": "llama"}')
-        (Path(folder) / "teacher" / "model.safetensors").write_bytes(b"")
         connect.connect(experiment.pools, log_dir=f"{folder}/logs")
         with watch("read"):
             questions = prepare_questions(experiment.dataset, output_dir=folder)
-        rationales.choose_engine = _free_engine
         prompting = rationales.write_pending
         with ExitStack() as storing:
             rationales.write_pending = functools.partial(_prompt_then_store, prompting, watch, storing)
@@ -105,8 +101,46 @@ def _join(experiment: Any, folder: str, questions: dict[str, Any], store: str, w
         build_features(experiment, tokenizer_folder=tokenizer, **files)
 
 
-class FreeTeacher:
-    """An actor with an engine's columns in and out that writes one sentence for every prompt."""
+class FreeEngine:
+    """An engine of this file's own whose actors write one sentence for every prompt at once."""
+
+    greedy_repeats = True
+
+    def __init__(self, teacher: Any, setting: Any) -> None:
+        self.teacher = teacher
+        self._pool = setting.pool
+
+    def key(self) -> dict[str, Any]:
+        return {"engine": "free"}
+
+    def check(self) -> None:
+        """It needs nothing."""
+
+    def prompt_limit(self) -> int:
+        return 4096
+
+    def encode(self, prompts: list[str]) -> list[Any]:
+        from tinyllm_ray.teachers.engines.base import Encoded
+
+        return [Encoded([7] * (len(prompt) // 4)) for prompt in prompts]
+
+    def show(self, prompt: str) -> str:
+        return prompt
+
+    def run(self, files: Any, *, longest_prompt: int) -> Any:
+        from tinyllm_ray.cluster.pools import actor_options
+        from tinyllm_ray.teachers.engines.base import run_actors
+
+        options = actor_options(self._pool)
+        return run_actors(files, FreeActor, arguments={}, options=options, workers=self._pool.workers)
+
+
+class FreeActor:
+    def __init__(self) -> None:
+        from tinyllm_ray.teachers.engines.base import Stopwatch
+
+        self._watch = Stopwatch()
+        self._watch.ready()
 
     def __call__(self, files: Any) -> Any:
         from tinyllm_ray.teachers.engines.base import add_outcomes, outcome, read_prompts
@@ -114,22 +148,7 @@ class FreeTeacher:
         prompts = read_prompts(files)
         text = "Things of this kind are mostly so, as everyone who has seen one knows. Thus, the answer is (a)."
         answers = [outcome(text, "stop", input_tokens=100, output_tokens=20) for _ in range(len(prompts))]
-        return add_outcomes(prompts, answers, engine_start_s=0.0, engine_ready_at=time.time())
-
-
-def _free_engine(teacher: Any, *, pool: Any, prompts: Any, output_dir: str) -> Any:
-    import ray.data
-
-    from tinyllm_ray.cluster.connect import actor_options
-    from tinyllm_ray.teachers.engines.registry import Engine
-
-    def start(files: ray.data.Dataset, longest_prompt: int) -> ray.data.Dataset:
-        actors = ray.data.ActorPoolStrategy(size=pool.workers)
-        return files.map_batches(
-            FreeTeacher, batch_size=1, batch_format="pyarrow", compute=actors, **actor_options(pool)
-        )
-
-    return Engine(teacher, "vllm", lambda texts: [[7] * (len(text) // 4) for text in texts], 4096, start)
+        return add_outcomes(prompts, answers, watch=self._watch)
 
 
 @contextmanager
@@ -154,7 +173,7 @@ def _experiment(folder: str) -> dict[str, Any]:
     return {
         "name": "scale",
         "dataset": {"name": "many", "format": "jsonl", "path": folder},
-        "teachers": [{"name": "free", "model": f"{folder}/teacher", "kind": "vllm"}],
+        "teachers": [{"name": "free", "engine": {"type": "custom", "path": "scale:FreeEngine"}}],
         "student": {"model": "tiny", "from_scratch": {"tiny": {"vocabulary_size": 512}}, "max_input_tokens": 512},
         "prompts": {"rationale_splits": ["train"]},
     }

@@ -25,17 +25,20 @@ def run_through(engine: Any, files: list[str]) -> dict[str, float]:
 
 
 def start_engine(teacher: Any, longest: int, *, shared_prefixes: bool = False) -> Any:
-    from tinyllm_ray.teachers.engines.vllm import VllmEngine
+    from tinyllm_ray.teachers.engines.vllm import VllmActor
 
     kwargs = settings_of(teacher, longest, shared_prefixes=shared_prefixes)
-    return VllmEngine(engine_kwargs=kwargs, sampling=teacher.sampling, row_seeds=False, adapter=None, log_file=None)
+    return VllmActor(engine_kwargs=kwargs, sampling=teacher.sampling, row_seeds=False, adapter=None, log_file=None)
 
 
 def settings_of(teacher: Any, longest: int, *, shared_prefixes: bool = False) -> dict[str, Any]:
-    from tinyllm_ray.teachers.engines.vllm import engine_kwargs
+    from tinyllm_ray.schema import InContext, Pool, Prompts
+    from tinyllm_ray.teachers.engines.base import Setting
+    from tinyllm_ray.teachers.engines.decoders import engine_arguments
 
-    longest += teacher.sampling.max_tokens
-    return engine_kwargs(teacher, teacher.model, longest, gpu=False, shared_prefixes=shared_prefixes)
+    prompts = Prompts(in_context=InContext(pool=8 if shared_prefixes else None))
+    setting = Setting(Pool(), prompts, output_dir="", log_file=None)
+    return engine_arguments(teacher, {}, adapter=None, longest_prompt=longest, setting=setting)
 
 
 def write_prompts(
@@ -43,7 +46,7 @@ def write_prompts(
 ) -> tuple[list[str], int]:
     """Prompt files as `generate` writes them, and the longest prompt in tokens."""
     from tinyllm_ray.schema import Prompts
-    from tinyllm_ray.teachers.engines.registry import choose_engine
+    from tinyllm_ray.teachers.engines.registry import make_engine
     from tinyllm_ray.teachers.pending import Target, read_candidates, write_pending
 
     questions, teacher = question_files(folder, rows), make_teacher(folder, name)
@@ -56,7 +59,7 @@ def write_prompts(
         teacher=teacher,
         prompts=prompts,
         candidates=read_candidates(questions, examples=examples),
-        engine=choose_engine(teacher, pool=experiment.pools.teacher, prompts=prompts, output_dir=out),
+        engine=make_engine(teacher, pool=experiment.pools.teacher, prompts=prompts, output_dir=out),
     )
     assert pending.rows == rows, pending
     return pending.files, pending.longest_prompt

@@ -233,14 +233,16 @@ def seq2seq(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForSeq2SeqLM
 
-    from tinyllm_ray.teachers.engines.seq2seq import Seq2SeqEngine
+    from tinyllm_ray.schema import Seq2SeqSettings
+    from tinyllm_ray.teachers.engines.seq2seq import Seq2SeqActor
 
     rows //= 8
     results: dict[str, Any] = {}
     for kind, name in (("", "stopping_t5"), ("long_", "stopping_long_t5"), ("forced_", "t5")):
         teacher = make_teacher(folder, name)
         files, _ = write_prompts(folder, name, rows, examples=2)
-        engine = Seq2SeqEngine(teacher=teacher, model_path=teacher.model, gpu=False, log_file=None)
+        settings = Seq2SeqSettings(type="seq2seq")
+        engine = Seq2SeqActor(teacher=teacher, settings=settings, gpu=False, log_file=None)
         plain = AutoModelForSeq2SeqLM.from_pretrained(teacher.model, dtype=torch.float32).eval()
         ids = [row for file in files for row in read_column(file, "prompt_ids")]
         speeds: dict[str, list[float]] = {"ours": [], "fixed": []}

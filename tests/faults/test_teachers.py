@@ -93,7 +93,7 @@ def test_a_run_goes_on_when_its_engine_is_killed(llama: str, tmp_path: Path, rec
     def kill_engine() -> None:
         wait_for(lambda: len(parts(folder)) >= 2, seconds=300)
         for process in psutil.Process().children(recursive=True):
-            if "VllmEngine" in " ".join(process.cmdline()):
+            if "VllmActor" in " ".join(process.cmdline()):
                 process.kill()
                 killed.append(process.pid)
         began, there = time.monotonic(), len(parts(folder))

@@ -74,10 +74,10 @@ def test_an_endpoint_and_our_own_engine_write_the_same_texts(
     served: str, llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SERVED_KEY", "loopback-secret")
-    endpoint = {"url": served, "api_key_env": "SERVED_KEY", "concurrency": 4}
+    endpoint = {"type": "endpoint", "url": served, "api_key_env": "SERVED_KEY", "concurrency": 4}
     spec = experiment(
         {"name": "here", "model": llama, "sampling": {"max_tokens": 24}},
-        {"name": "there", "model": "tiny", "endpoint": endpoint, "sampling": {"max_tokens": 24}},
+        {"name": "there", "model": "tiny", "engine": endpoint, "sampling": {"max_tokens": 24}},
     )
     ray.init("local", num_cpus=4, resources={"teacher_pool": 1, "student_pool": 2}, include_dashboard=False)
     try:

@@ -39,7 +39,7 @@ def test_teachers_stay_on_teacher_nodes_and_trials_and_ranks_on_student_nodes(
     assert tuned["final"]["ranks"] == 2
     where = nodes.actors()
     kinds = {name: {kind for other, kind in where if other == name} for name, _ in where}
-    assert kinds["MapWorker(MapBatches(Seq2SeqEngine))"] == {"teacher"}
+    assert kinds["MapWorker(MapBatches(Seq2SeqActor))"] == {"teacher"}
     assert kinds["RayTrainWorker"] == {"student"}
     assert kinds["ImplicitFunc"] == {"student"}
     assert where["RayTrainWorker", "student"] == 2

@@ -11,8 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinyllm_ray import storage
 from tinyllm_ray.schema import Teacher
-from tinyllm_ray.teachers.engines.registry import choose_engine
-from tinyllm_ray.teachers.engines.vllm import VllmEngine, engine_kwargs
+from tinyllm_ray.teachers.engines.base import Setting
+from tinyllm_ray.teachers.engines.decoders import engine_arguments
+from tinyllm_ray.teachers.engines.registry import make_engine
+from tinyllm_ray.teachers.engines.vllm import VllmActor
 from tinyllm_ray.teachers.pending import Target, read_candidates, write_pending
 
 pytestmark = pytest.mark.engine
@@ -33,15 +35,16 @@ def save_adapter(model: str, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Teacher, list[str], VllmEngine]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Teacher, list[str], VllmActor]:
     """A teacher with an adapter, two prompt files and its engine."""
     folder = tmp_path_factory.mktemp("adapter")
     model = save_llama(folder / "model")
+    adapter = save_adapter(model, folder / "lora")
     spec = experiment(
         {
             "name": "t",
             "model": model,
-            "adapter": save_adapter(model, folder / "lora"),
+            "engine": {"type": "vllm", "adapter": adapter},
             "batch_size": 6,
             "sampling": {"max_tokens": TOKENS},
         }
@@ -53,13 +56,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Teacher, list[str],
         teacher=teacher,
         prompts=spec.prompts,
         candidates=read_candidates(questions, examples=2),
-        engine=choose_engine(teacher, pool=spec.pools.teacher, prompts=spec.prompts, output_dir=str(folder)),
+        engine=make_engine(teacher, pool=spec.pools.teacher, prompts=spec.prompts, output_dir=str(folder)),
     )
-    kwargs = engine_kwargs(teacher, model, pending.longest_prompt + TOKENS, gpu=False, shared_prefixes=True)
-    engine = VllmEngine(
-        engine_kwargs=kwargs, sampling=teacher.sampling, row_seeds=False, adapter=teacher.adapter, log_file=None
+    kwargs = engine_arguments(
+        teacher,
+        {},
+        adapter=adapter,
+        longest_prompt=pending.longest_prompt,
+        setting=Setting(spec.pools.teacher, spec.prompts, str(folder), None),
     )
-    return teacher, pending.files, engine
+    actor = VllmActor(engine_kwargs=kwargs, sampling=teacher.sampling, row_seeds=False, adapter=adapter, log_file=None)
+    return teacher, pending.files, actor
 
 
 def plain_texts(teacher: Teacher, file: str, *, adapter: bool) -> list[str]:
@@ -67,7 +74,7 @@ def plain_texts(teacher: Teacher, file: str, *, adapter: bool) -> list[str]:
     tokenizer = AutoTokenizer.from_pretrained(teacher.model)
     model = AutoModelForCausalLM.from_pretrained(teacher.model)
     if adapter:
-        model = PeftModel.from_pretrained(model, teacher.adapter)
+        model = PeftModel.from_pretrained(model, teacher.engine.adapter)
     texts = []
     for ids in storage.read_table(file)["prompt_ids"].to_pylist():
         prompt = torch.tensor([ids])
@@ -84,7 +91,7 @@ def whole(texts: list[str]) -> list[str]:
     return [text.rstrip("\ufffd") for text in texts]
 
 
-def test_an_adapter_is_applied(world: tuple[Teacher, list[str], VllmEngine]) -> None:
+def test_an_adapter_is_applied(world: tuple[Teacher, list[str], VllmActor]) -> None:
     teacher, files, engine = world
     texts = engine(pa.table({"file": [files[0]]}))["text"].to_pylist()
     assert whole(texts) == whole(plain_texts(teacher, files[0], adapter=True))
@@ -92,7 +99,7 @@ def test_an_adapter_is_applied(world: tuple[Teacher, list[str], VllmEngine]) -> 
 
 
 def test_rows_under_way_fail_with_the_engines_error_and_the_next_ones_run(
-    world: tuple[Teacher, list[str], VllmEngine], monkeypatch: pytest.MonkeyPatch
+    world: tuple[Teacher, list[str], VllmActor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, files, engine = world
     first = engine._engine

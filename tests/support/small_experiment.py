@@ -33,7 +33,7 @@ def write_experiment(folder: Path, *, sizes: dict[str, int] | None = None, **sec
             {
                 "name": "one",
                 "model": save_t5(folder / "teacher"),
-                "kind": "seq2seq",
+                "engine": {"type": "seq2seq"},
                 "sampling": {"max_tokens": 12},
                 "batch_size": 8,
                 "max_failed_fraction": 1.0,

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from support.tiny_teachers import experiment, question_file, questions
 
@@ -10,12 +11,37 @@ from tinyllm_ray.data import store
 from tinyllm_ray.data.prompts import example_set
 from tinyllm_ray.rows import PromptRow, Question, Rationale, from_table
 from tinyllm_ray.schema import Experiment, Teacher
-from tinyllm_ray.teachers.engines.registry import Engine
+from tinyllm_ray.teachers.engines.base import Encoded, Engine, Setting
 from tinyllm_ray.teachers.pending import Pending, Target, read_candidates, rewrite, write_pending
 
 
-def word_engine(teacher: Teacher, limit: int) -> Engine:
-    return Engine(teacher, "vllm", lambda texts: [[len(w) for w in t.split()] for t in texts], limit, lambda d, n: d)
+class WordEngine:
+    """Words are its tokens; it runs nothing."""
+
+    greedy_repeats = True
+
+    def __init__(self, teacher: Teacher, setting: Setting, *, limit: int) -> None:
+        self.teacher = teacher
+        self._limit = limit
+
+    def key(self) -> dict[str, Any]:
+        return {}
+
+    def check(self) -> None:
+        raise AssertionError("nothing is to be run")
+
+    def prompt_limit(self) -> int:
+        return self._limit
+
+    def encode(self, prompts: list[str]) -> list[Encoded]:
+        refused = "a forbidden word: it holds xyzzy"
+        return [Encoded([len(w) for w in text.split()], refused if "xyzzy" in text else "") for text in prompts]
+
+    def show(self, prompt: str) -> str:
+        return prompt
+
+    def run(self, files: Any, *, longest_prompt: int) -> Any:
+        raise AssertionError("nothing is to be run")
 
 
 def rationale(key: str, question: Question, *, sample: int = 0, failure: str = "") -> Rationale:
@@ -38,6 +64,11 @@ class World:
     def key(self, question: Question, sample: int = 0) -> str:
         return store.row_key(question, sample, settings="settings", teacher_forcing=True)
 
+    def engine(self, limit: int) -> Engine:
+        pool, prompts = self.spec.pools.teacher, self.spec.prompts
+        setting = Setting(pool, prompts, output_dir=str(self.folder), log_file=None)
+        return WordEngine(self.spec.teachers[0], setting, limit=limit)
+
     def pending(self, limit: int = 10_000, **prompts: object) -> Pending:
         return write_pending(
             [self.target],
@@ -45,7 +76,7 @@ class World:
             teacher=self.spec.teachers[0],
             prompts=self.spec.prompts.model_copy(update=prompts),
             candidates=read_candidates(self.files, examples=2),
-            engine=word_engine(self.spec.teachers[0], limit),
+            engine=self.engine(limit),
         )
 
 
@@ -123,6 +154,15 @@ def test_a_question_of_40_000_characters_fails_with_its_length_before_any_engine
     stored = store.read(world.target.folder, "train", failures=True).to_pylist()
     assert [(row["question_id"], row["failure"].split(":")[0]) for row in stored] == [("q1", "prompt too long")]
     assert "the model takes 200" in stored[0]["failure"]
+
+
+def test_a_prompt_that_the_tokenizer_refuses_fails_with_its_reason(tmp_path: Path) -> None:
+    rows = questions(3)
+    world = World(tmp_path, [rows[0], replace(rows[1], question="what is xyzzy?"), rows[2]])
+    pending = world.pending(in_context=world.spec.prompts.in_context.model_copy(update={"examples": 0}))
+    assert (pending.rows, dict(pending.failed)) == (2, {"a forbidden word": 1})
+    stored = store.read(world.target.folder, "train", failures=True).to_pylist()
+    assert [(row["question_id"], row["failure"]) for row in stored] == [("q1", "a forbidden word: it holds xyzzy")]
 
 
 def test_rows_of_one_example_set_run_together_and_share_their_beginning(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def model(tmp_path: Path) -> str:
 
 def manifest(model: str, **changes: object) -> dict:
     spec = experiment({"name": "t", "model": model, **changes.pop("teacher", {})}, **changes)
-    return store_manifest(spec.teachers[0], dataset="words", prompts=spec.prompts, teacher_forcing=True)
+    return store_manifest(spec, spec.teachers[0], output_dir="out")
 
 
 def test_one_missing_model_stops_all_teachers_before_the_first_starts(model: str, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_store_of_another_configuration_is_refused_with_the_difference(model: 
     ("changes", "key"),
     [
         ({"teacher": {"sampling": {"max_tokens": 9}}}, "sampling"),
-        ({"teacher": {"engine_kwargs": {"quantization": "fp8"}}}, "engine_kwargs"),
+        ({"teacher": {"engine": {"type": "vllm", "engine_kwargs": {"quantization": "fp8"}}}}, "engine_kwargs"),
         ({"prompts": {"in_context": {"pool": 8}}}, "in_context"),
         ({"prompts": {"seed": 1}}, "prompt_seed"),
         ({"prompts": {"template": "answer"}}, "template"),
@@ -80,7 +80,10 @@ def test_what_changes_the_text_changes_the_store(model: str, changes: dict, key:
     assert [name for name in before if before[name] != after[name]] == [key]
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 3}, {"engine_kwargs": {"max_num_seqs": 8}}, {"max_attempts": 5}])
+@pytest.mark.parametrize(
+    "change",
+    [{"batch_size": 3}, {"engine": {"type": "vllm", "engine_kwargs": {"max_num_seqs": 8}}}, {"max_attempts": 5}],
+)
 def test_what_changes_only_the_speed_or_the_tries_leaves_the_store(model: str, change: dict) -> None:
     assert manifest(model) == manifest(model, teacher=change)
 

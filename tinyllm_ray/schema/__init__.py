@@ -9,7 +9,15 @@ from pydantic import Field, model_validator
 
 from tinyllm_ray.schema.base import FREE_TASKS, LABEL, Fraction, Name, Section, Seed, TaskName, UserError
 from tinyllm_ray.schema.dataset import LAYOUTS, Columns, Dataset, Miniature, task_given
-from tinyllm_ray.schema.inputs import Endpoint, InContext, Prompts, Sampling, Teacher
+from tinyllm_ray.schema.engines import (
+    AutoSettings,
+    CustomSettings,
+    EndpointSettings,
+    EngineSettings,
+    RayDataLlmSettings,
+    Seq2SeqSettings,
+    VllmSettings,
+)
 from tinyllm_ray.schema.rationales import NEEDS_OWN_ANSWERS, Rationales
 from tinyllm_ray.schema.run import (
     Choice,
@@ -25,15 +33,19 @@ from tinyllm_ray.schema.run import (
     Uniform,
 )
 from tinyllm_ray.schema.student import CustomTerm, Evaluation, FromScratch, Lora, Loss, Student, Training, UseRationales
+from tinyllm_ray.schema.teachers import InContext, Prompts, Sampling, Teacher
 
 __all__ = [
     "LABEL",
     "LAYOUTS",
+    "AutoSettings",
     "Choice",
     "Columns",
+    "CustomSettings",
     "CustomTerm",
     "Dataset",
-    "Endpoint",
+    "EndpointSettings",
+    "EngineSettings",
     "Evaluation",
     "Experiment",
     "Fraction",
@@ -50,10 +62,12 @@ __all__ = [
     "Pools",
     "Prompts",
     "Rationales",
+    "RayDataLlmSettings",
     "Sampling",
     "Search",
     "Section",
     "Seed",
+    "Seq2SeqSettings",
     "Student",
     "StudentPool",
     "TaskName",
@@ -63,6 +77,7 @@ __all__ = [
     "Training",
     "Uniform",
     "UseRationales",
+    "VllmSettings",
 ]
 
 

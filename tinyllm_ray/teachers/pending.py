@@ -17,7 +17,7 @@ from tinyllm_ray.data.prompts import build_prompt, choose_examples, example_set,
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.rows import PromptRow, Question, Rationale, from_table, to_table
 from tinyllm_ray.schema import Prompts, Teacher
-from tinyllm_ray.teachers.engines.registry import Engine
+from tinyllm_ray.teachers.engines.base import Encoded, Engine
 
 READ_ROWS = 2048
 MAX_CANDIDATES = 20_000  # in-context examples are drawn from the first so many training questions, held in memory
@@ -50,10 +50,21 @@ class Pending:
 
 @dataclass(frozen=True)
 class _Todo:
+    """A row that its store lacks."""
+
     key: str
     sample: int
     question: Question
     examples: list[Question]
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """What the teacher is asked for one row."""
+
+    text: str
+    encoded: Encoded
+    dropped_examples: int
 
 
 def write_pending(
@@ -71,21 +82,21 @@ def write_pending(
     template = load_template(prompts.template)
     writer = _Writer(folder, rows_per_file=teacher.batch_size)
     for number, target in enumerate(targets):
-        for todo in _missing(target, teacher=teacher, prompts=prompts, candidates=candidates, pending=pending):
-            rows, too_long = _fit(
-                todo,
-                target=number,
-                template=template,
-                teacher_forcing=target.teacher_forcing,
-                engine=engine,
-            )
-            _record_too_long(target, too_long, pending=pending, limit=engine.prompt_limit)
-            for row in rows:
-                pending.shortened += row.dropped_examples > 0
-                pending.longest_prompt = max(pending.longest_prompt, len(row.prompt_ids))
-                pool = prompts.in_context.pool
-                group = 0 if pool is None else example_set(row.question.question_id, pool=pool, seed=prompts.seed)
-                writer.add((number, group), row)
+        for rows in _missing(target, teacher=teacher, prompts=prompts, candidates=candidates, pending=pending):
+            fitted = _fit(rows, template=template, teacher_forcing=target.teacher_forcing, engine=engine)
+            failures = []
+            for todo, prompt in zip(rows, fitted, strict=True):
+                reason = _why_not(prompt, limit=engine.prompt_limit())
+                if reason:
+                    failures.append(_failure(todo, prompt, reason))
+                    pending.failed[reason.partition(":")[0]] += 1
+                    continue
+                pending.shortened += prompt.dropped_examples > 0
+                pending.longest_prompt = max(pending.longest_prompt, len(prompt.encoded.ids))
+                row = _row(todo, prompt, target=number, seed=_seed(teacher.sampling.seed, todo.key))
+                writer.add((number, _example_set(todo.question, prompts)), row)
+            if failures:
+                store.append(target.folder, target.split, failures)
     pending.files, pending.rows = writer.close()
     return pending
 
@@ -109,15 +120,16 @@ def read_candidates(questions: dict[str, QuestionFile], *, examples: int) -> lis
 def prompt_of(question: Question, *, prompts: Prompts, candidates: Sequence[Question], engine: Engine) -> str:
     """What the teacher is given for one question, fitted to its length: its tokens as text, or what is sent to it."""
     examples = choose_examples(question, candidates=candidates, in_context=prompts.in_context, seed=prompts.seed)
-    todo = [_Todo("", 0, question, examples)]
     template = load_template(prompts.template)
-    rows, too_long = _fit(todo, target=0, template=template, teacher_forcing=prompts.teacher_forcing, engine=engine)
-    if too_long:
+    todo = _Todo("", 0, question, examples)
+    prompt = _fit([todo], template=template, teacher_forcing=prompts.teacher_forcing, engine=engine)[0]
+    reason = _why_not(prompt, limit=engine.prompt_limit())
+    if reason:
         raise UserError(
-            f"question {question.question_id} needs {too_long[0][1]} tokens without in-context examples; teacher "
-            f"{engine.teacher.name} takes {engine.prompt_limit}, so `generate` records it as failed"
+            f"question {question.question_id} cannot be asked of teacher {engine.teacher.name}, and `generate` records "
+            f"it as failed: {reason}"
         )
-    return engine.decode(rows[0].prompt_ids) if engine.decode else rows[0].prompt
+    return engine.show(prompt.text)
 
 
 def rewrite(files: Sequence[str], keys: Collection[str], *, folder: str, rows_per_file: int) -> list[str]:
@@ -154,68 +166,76 @@ def _missing(
             yield todo
 
 
-def _fit(
-    todo: Sequence[_Todo], *, target: int, template: str, teacher_forcing: bool, engine: Engine
-) -> tuple[list[PromptRow], list[tuple[_Todo, int]]]:
-    """Prompt rows in the order of `todo`, and what is too long without any example, with its length."""
-    fitted: dict[str, PromptRow] = {}
-    too_long: list[tuple[_Todo, int]] = []
-    dropped, left = 0, list(todo)
-    while left:
+def _fit(rows: Sequence[_Todo], *, template: str, teacher_forcing: bool, engine: Engine) -> list[_Prompt]:
+    """A prompt for each row with as many of its examples as the model's length takes, else with none."""
+
+    def write(numbers: Sequence[int], *, dropped: int) -> dict[int, _Prompt]:
         texts = [
             build_prompt(
-                t.question,
+                rows[i].question,
                 template=template,
-                examples=t.examples[: max(len(t.examples) - dropped, 0)],
+                examples=rows[i].examples[: len(rows[i].examples) - dropped],
                 teacher_forcing=teacher_forcing,
             )
-            for t in left
+            for i in numbers
         ]
-        ids = engine.encode(texts) if engine.encode else [[] for _ in texts]
-        over = []
-        for t, text, tokens in zip(left, texts, ids, strict=True):
-            if len(tokens) <= engine.prompt_limit:
-                fitted[t.key] = _row(t, target, text, tokens, dropped, seed=engine.teacher.sampling.seed)
-            elif dropped < len(t.examples):
-                over.append(t)
-            else:
-                too_long.append((t, len(tokens)))
-        dropped, left = dropped + 1, over
-    return [fitted[t.key] for t in todo if t.key in fitted], too_long
+        encoded = engine.encode(texts)
+        return {i: _Prompt(text, code, dropped) for i, text, code in zip(numbers, texts, encoded, strict=True)}
+
+    limit = engine.prompt_limit()
+    prompts = write(range(len(rows)), dropped=0)
+    for dropped in range(1, max(len(row.examples) for row in rows) + 1):
+        over = [i for i, row in enumerate(rows) if dropped <= len(row.examples) and _too_long(prompts[i], limit)]
+        if over:
+            prompts |= write(over, dropped=dropped)
+    return [prompts[i] for i in range(len(rows))]
 
 
-def _row(todo: _Todo, target: int, prompt: str, prompt_ids: list[int], dropped: int, *, seed: int) -> PromptRow:
+def _too_long(prompt: _Prompt, limit: int | None) -> bool:
+    return limit is not None and len(prompt.encoded.ids) > limit
+
+
+def _why_not(prompt: _Prompt, *, limit: int | None) -> str:
+    """Why a prompt cannot be run; empty where it can."""
+    if prompt.encoded.refused:
+        return prompt.encoded.refused
+    if _too_long(prompt, limit):
+        tokens = len(prompt.encoded.ids)
+        return f"prompt too long: {tokens} tokens without in-context examples, the model takes {limit}"
+    return ""
+
+
+def _example_set(question: Question, prompts: Prompts) -> int:
+    pool = prompts.in_context.pool
+    return 0 if pool is None else example_set(question.question_id, pool=pool, seed=prompts.seed)
+
+
+def _row(todo: _Todo, prompt: _Prompt, *, target: int, seed: int) -> PromptRow:
     return PromptRow(
         key=todo.key,
         target=target,
         sample=todo.sample,
         question=todo.question,
-        dropped_examples=dropped,
-        seed=_seed(seed, todo.key),
-        prompt=prompt,
-        prompt_ids=prompt_ids,
+        dropped_examples=prompt.dropped_examples,
+        seed=seed,
+        prompt=prompt.text,
+        prompt_ids=prompt.encoded.ids,
     )
 
 
-def _record_too_long(target: Target, rows: Sequence[tuple[_Todo, int]], *, pending: Pending, limit: int) -> None:
-    failures = [
-        Rationale(
-            key=todo.key,
-            question_id=todo.question.question_id,
-            sample=todo.sample,
-            rationale="",
-            predicted_answer="",
-            finish_reason="failed",
-            failure=f"prompt too long: {tokens} tokens without in-context examples, the model takes {limit}",
-            dropped_examples=len(todo.examples),
-            input_tokens=tokens,
-            output_tokens=0,
-        )
-        for todo, tokens in rows
-    ]
-    if failures:
-        store.append(target.folder, target.split, failures)
-        pending.failed["prompt too long"] += len(failures)
+def _failure(todo: _Todo, prompt: _Prompt, reason: str) -> Rationale:
+    return Rationale(
+        key=todo.key,
+        question_id=todo.question.question_id,
+        sample=todo.sample,
+        rationale="",
+        predicted_answer="",
+        finish_reason="failed",
+        failure=reason,
+        dropped_examples=prompt.dropped_examples,
+        input_tokens=len(prompt.encoded.ids),
+        output_tokens=0,
+    )
 
 
 def _seed(seed: int, key: str) -> int:

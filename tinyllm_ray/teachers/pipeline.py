@@ -28,11 +28,11 @@ from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.rows import Question, Rationale, from_values
 from tinyllm_ray.schema import Experiment, Pool, Teacher
 from tinyllm_ray.tasks.registry import task_of
-from tinyllm_ray.teachers.engines.base import EMPTY_OUTPUT
-from tinyllm_ray.teachers.engines.registry import Engine, choose_engine
-from tinyllm_ray.teachers.manifest import given_store, rationale_store, store_manifest, target_manifest
+from tinyllm_ray.teachers.engines.base import EMPTY_OUTPUT, Engine
+from tinyllm_ray.teachers.engines.registry import log_foreign_code, make_engine, run_files
+from tinyllm_ray.teachers.manifest import given_store, rationale_store, store_manifest
 from tinyllm_ray.teachers.pending import READ_ROWS, Pending, Target, read_candidates, rewrite, write_pending
-from tinyllm_ray.teachers.progress import Bars
+from tinyllm_ray.teachers.progress import Bar, Bars
 
 __all__ = ["TeacherReport", "generate", "rationale_store", "store_manifest"]
 
@@ -119,7 +119,7 @@ def _open_targets(
     # Without teacher forcing a split's rationales are its answers too: one target, counted as answers.
     targets: dict[tuple[str, str], Target] = {}
     for answers, splits in ((False, experiment.prompts.rationale_splits), (True, experiment.prompts.answer_splits)):
-        manifest = target_manifest(experiment, teacher, answers=answers)
+        manifest = store_manifest(experiment, teacher, output_dir=output_dir, answers=answers)
         folder = store.store_folder(output_dir, manifest)
         if splits:
             store.open_store(folder, manifest)
@@ -146,7 +146,7 @@ def _run_teacher(
     report = TeacherReport(teacher.name, store=rationale_store(experiment, teacher.name, output_dir=output_dir))
     if not targets[teacher.name]:
         return report
-    engine = choose_engine(teacher, pool=_share_of_pool(experiment), prompts=experiment.prompts, output_dir=output_dir)
+    engine = make_engine(teacher, pool=_share_of_pool(experiment), prompts=experiment.prompts, output_dir=output_dir)
     folder = storage.join(output_dir, "pending", teacher.name)
     pending = write_pending(
         targets[teacher.name],
@@ -160,6 +160,7 @@ def _run_teacher(
     failures = Counter(pending.failed)
     if pending.rows:
         engine.check()
+        log_foreign_code(teacher)
         if before_engines:
             before_engines()
         meter = _Meter(report, bars.add(teacher.name, total=pending.rows))
@@ -190,7 +191,7 @@ def _run_pending(
     for attempt in range(1, engine.teacher.max_attempts + 1):
         last = attempt == engine.teacher.max_attempts
         again: set[str] = set()
-        for batch in engine.run(files, longest_prompt=pending.longest_prompt):
+        for batch in run_files(engine, files, longest_prompt=pending.longest_prompt):
             retried = _retried(batch, engine) if not last else pa.array([False] * len(batch))
             again.update(batch.filter(retried)["key"].to_pylist())
             final = batch.filter(pc.invert(retried))
@@ -206,7 +207,7 @@ def _run_pending(
 
 def _retried(batch: pa.Table, engine: Engine) -> pa.Array:
     """Failed rows that another try may help; the text of a greedy engine would be empty again."""
-    same_again = engine.kind != "endpoint" and engine.teacher.sampling.temperature == 0
+    same_again = engine.greedy_repeats and engine.teacher.sampling.temperature == 0
     hopeless = ["", EMPTY_OUTPUT] if same_again else [""]
     return pc.invert(pc.is_in(batch["failure"], value_set=pa.array(hopeless)))
 
@@ -243,7 +244,7 @@ def _rationale(row: dict[str, Any]) -> Rationale:
 class _Meter:
     """Counts what an engine makes, for the report and the progress bar."""
 
-    def __init__(self, report: TeacherReport, bar: Any) -> None:
+    def __init__(self, report: TeacherReport, bar: Bar) -> None:
         self._report = report
         self._bar = bar
         self._began = time.time()
@@ -253,16 +254,14 @@ class _Meter:
         report = self._report
         good = batch.filter(pc.equal(batch["failure"], ""))
         report.generated += len(good)
-        for name in ("input_tokens", "output_tokens", "cached_tokens"):
-            setattr(report, name, getattr(report, name) + (pc.sum(good[name]).as_py() or 0))
+        report.input_tokens += sum(good["input_tokens"].to_pylist())
+        report.output_tokens += sum(good["output_tokens"].to_pylist())
+        report.cached_tokens += sum(good["cached_tokens"].to_pylist())
         if len(batch) and not report.engine_start_s:
             report.engine_start_s = batch["engine_start_s"][0].as_py()
             self._ready_at = batch["engine_ready_at"][0].as_py() or self._began
         report.tokens_per_second = report.output_tokens / max(time.time() - self._ready_at, 1e-3)
         self._bar.advance(len(good), report.tokens_per_second)
-
-    def close(self) -> None:
-        self._bar.finish()
 
 
 def _accuracy(target: Target) -> float:

@@ -7,41 +7,42 @@ import threading
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from pydantic import SecretStr
 from support.fake_endpoint import Reply, chat, server
+from support.prompt_files import prompt_file
 
 from tinyllm_ray.config import UserError
-from tinyllm_ray.rows import PromptRow, Question, to_table
-from tinyllm_ray.schema import Endpoint, Teacher
-from tinyllm_ray.teachers.engines.endpoint import EndpointClient, check, speaks_chat
+from tinyllm_ray.schema import EndpointSettings, Teacher
+from tinyllm_ray.teachers.engines.endpoint import EndpointActor, check_server, speaks_chat
 
 
 def teacher(url: str, **settings: object) -> Teacher:
-    settings = {"max_retries": 2, "timeout_s": 5} | settings
-    return Teacher(name="far", model="m", kind="endpoint", endpoint=Endpoint(url=url, **settings))
+    filled = {"type": "endpoint", "url": url, "max_retries": 2, "timeout_s": 5} | settings
+    return Teacher(name="far", model="m", engine=filled)
+
+
+def settings_of(asked: Teacher) -> EndpointSettings:
+    assert isinstance(asked.engine, EndpointSettings)
+    return asked.engine
+
+
+def check(asked: Teacher) -> None:
+    check_server(asked, settings_of(asked))
+
+
+def chats(asked: Teacher, chat_template: str) -> bool:
+    return speaks_chat(asked, settings_of(asked), chat_template=chat_template)
 
 
 def ask(folder: Path, asked: Teacher, *, rows: int = 1, is_chat: bool = True, key: str = "secret-key") -> list[dict]:
-    prompts = [
-        PromptRow(
-            key=str(i),
-            target=0,
-            sample=0,
-            question=Question(str(i), "?", ["a"], "a"),
-            dropped_examples=0,
-            seed=i,
-            prompt=f"prompt {i}",
-            prompt_ids=[],
-        )
-        for i in range(rows)
-    ]
-    pq.write_table(to_table(prompts, PromptRow), folder / "prompts.parquet")
+    files = prompt_file(folder, rows=rows)
 
     async def run() -> pa.Table:
-        client = EndpointClient(teacher=asked, key=SecretStr(key), chat=is_chat, log_file=None)
-        return await client(pa.table({"file": [str(folder / "prompts.parquet")]}))
+        client = EndpointActor(
+            teacher=asked, settings=settings_of(asked), key=SecretStr(key), chat=is_chat, log_file=None
+        )
+        return await client(files)
 
     return asyncio.run(run()).to_pylist()
 
@@ -148,7 +149,7 @@ def free_port() -> int:
 
 
 def test_a_server_that_refuses_is_said_before_anything_runs() -> None:
-    with pytest.raises(UserError, match=r"teachers\.far\.endpoint\.url: no server answers at http://127"):
+    with pytest.raises(UserError, match=r"teachers\.far\.engine\.url: no server answers at http://127"):
         check(teacher(f"http://127.0.0.1:{free_port()}/v1", max_retries=0))
 
 
@@ -186,13 +187,13 @@ def test_a_missing_key_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_server_that_lists_no_models_is_taken_as_it_is() -> None:
     with server(lambda n, b: chat("x"), models=(404, {})) as (url, _):
-        assert check(teacher(url)) is None
+        check(teacher(url))
 
 
 def test_auto_chats_unless_the_server_refuses_to() -> None:
     with server(lambda n, b: chat("x")) as (url, _):
-        assert speaks_chat(teacher(url), "auto")
-        assert not speaks_chat(teacher(url), "never")
+        assert chats(teacher(url), "auto")
+        assert not chats(teacher(url), "never")
     with server(lambda n, b: (400, {"error": {"message": "no chat template"}})) as (url, _):
-        assert not speaks_chat(teacher(url), "auto")
-        assert speaks_chat(teacher(url), "always")
+        assert not chats(teacher(url), "auto")
+        assert chats(teacher(url), "always")

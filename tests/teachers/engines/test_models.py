@@ -1,12 +1,12 @@
 import json
-import logging
 from pathlib import Path
 
 import pytest
 
 from tinyllm_ray.config import UserError
 from tinyllm_ray.schema import Teacher
-from tinyllm_ray.teachers.engines.models import context_limit, find_kind, folder_digest, model_revision, read_config
+from tinyllm_ray.teachers.engines.decoders import decoder_prompt_limit
+from tinyllm_ray.teachers.engines.models import find_shape, folder_digest, model_key, position_limit, read_config
 
 
 def model(folder: Path, config: dict, *, weights: str = "model.safetensors") -> Teacher:
@@ -25,21 +25,24 @@ T5 = {
 }
 
 
-def test_the_kind_follows_from_the_model(tmp_path: Path) -> None:
-    assert find_kind(model(tmp_path / "llama", LLAMA)) == "vllm"
-    assert find_kind(model(tmp_path / "t5", T5)) == "seq2seq"
-    assert find_kind(Teacher(name="t", model="any", endpoint={"url": "http://127.0.0.1:1/v1"})) == "endpoint"
+def shape(teacher: Teacher) -> str:
+    return find_shape(teacher, read_config(teacher))
+
+
+def test_the_shape_follows_from_the_models_config(tmp_path: Path) -> None:
+    assert shape(model(tmp_path / "llama", LLAMA)) == "decoder"
+    assert shape(model(tmp_path / "t5", T5)) == "encoder_decoder"
 
 
 def test_a_missing_folder_is_said_with_what_lies_beside_it(tmp_path: Path) -> None:
     model(tmp_path / "llama-2", LLAMA)
     with pytest.raises(UserError, match=r"teachers\.t\.model: there is no folder .*llama-3; beside it: .*llama-2"):
-        find_kind(Teacher(name="t", model=str(tmp_path / "llama-3")))
+        shape(Teacher(name="t", model=str(tmp_path / "llama-3")))
 
 
 def test_a_hub_id_that_cannot_be_had_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"teachers\.t\.model: 'no-such/model' is neither a folder here nor a model"):
-        find_kind(Teacher(name="t", model="no-such/model"))
+        shape(Teacher(name="t", model="no-such/model"))
 
 
 @pytest.mark.parametrize(
@@ -50,14 +53,14 @@ def test_a_hub_id_that_cannot_be_had_is_said(monkeypatch: pytest.MonkeyPatch) ->
         {"model_type": "vit", "architectures": ["ViTForImageClassification"]},
     ],
 )
-def test_a_kind_that_neither_engine_runs_is_refused(tmp_path: Path, config: dict) -> None:
-    with pytest.raises(UserError, match=rf"{config['architectures'][0]}, which neither engine runs"):
-        find_kind(model(tmp_path, config))
+def test_a_model_that_no_engine_runs_is_refused(tmp_path: Path, config: dict) -> None:
+    with pytest.raises(UserError, match=rf"{config['architectures'][0]}, which no engine runs"):
+        shape(model(tmp_path, config))
 
 
 def test_weights_that_are_pickles_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"only as pytorch_model\.bin, a pickle that runs code"):
-        find_kind(model(tmp_path, LLAMA, weights="pytorch_model.bin"))
+        shape(model(tmp_path, LLAMA, weights="pytorch_model.bin"))
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
@@ -71,29 +74,35 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
         read_config(Teacher(name="t", model=str(tmp_path)))
 
 
-def test_code_that_comes_with_a_model_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    trusted = model(tmp_path, LLAMA).model_copy(update={"trust_remote_code": True})
-    with caplog.at_level(logging.WARNING):
-        find_kind(trusted)
-    assert "trust_remote_code is on" in caplog.text
+def revision(teacher: Teacher) -> str:
+    return model_key(teacher)["revision"]
 
 
 def test_the_revision_of_a_folder_is_its_content_wherever_it_lies(tmp_path: Path) -> None:
     one, other = model(tmp_path / "one", LLAMA), model(tmp_path / "other", LLAMA)
-    assert model_revision(one) == model_revision(other)
+    assert revision(one) == revision(other)
     (tmp_path / "other" / "model.safetensors").write_bytes(b"other weights")
-    assert model_revision(one) != model_revision(other)
+    assert revision(one) != revision(other)
     before = folder_digest(str(tmp_path / "one"))
     (tmp_path / "one" / "model.safetensors").rename(tmp_path / "one" / "renamed.safetensors")
     assert folder_digest(str(tmp_path / "one")) != before
 
 
-def test_the_context_limit_is_the_configured_one_or_the_models_own(tmp_path: Path) -> None:
-    teacher = model(tmp_path, LLAMA)
-    assert context_limit(teacher, LLAMA, kind="vllm") == 512
-    assert context_limit(teacher, T5, kind="seq2seq") == 64
-    assert context_limit(teacher, {"text_config": {"max_position_embeddings": 7}}, kind="vllm") == 7
-    longer = teacher.model_copy(update={"engine_kwargs": {"max_model_len": 99}})
-    assert context_limit(longer, LLAMA, kind="vllm") == 99
-    with pytest.raises(UserError, match=r"engine_kwargs\.max_model_len"):
-        context_limit(teacher, {}, kind="vllm")
+def test_a_config_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    damaged = model(tmp_path, LLAMA)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(UserError, match="holds list, not the mapping"):
+        read_config(damaged)
+
+
+def test_a_prompt_and_its_rationale_share_the_configured_length_or_the_models_own(tmp_path: Path) -> None:
+    teacher = model(tmp_path, LLAMA)  # 128 new tokens
+    assert decoder_prompt_limit(teacher, {}) == 512 - 128
+    assert decoder_prompt_limit(teacher, {"max_model_len": 200}) == 200 - 128
+    assert position_limit(T5) == 64
+    assert position_limit({"text_config": {"max_position_embeddings": 7}}) == 7
+    with pytest.raises(UserError, match=r"max_tokens=128 leaves no room for a prompt: the model takes 128"):
+        decoder_prompt_limit(teacher, {"max_model_len": 128})
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"max_position_embeddings": None}))
+    with pytest.raises(UserError, match=r"engine_kwargs: \{max_model_len: TOKENS\}"):
+        decoder_prompt_limit(teacher, {})

@@ -8,9 +8,9 @@ from transformers import T5ForConditionalGeneration
 
 from tinyllm_ray import storage
 from tinyllm_ray.rows import PromptRow, Question, to_table
-from tinyllm_ray.schema import Sampling, Teacher
+from tinyllm_ray.schema import Sampling, Seq2SeqSettings, Teacher
 from tinyllm_ray.teachers.engines.base import cut_at_stop
-from tinyllm_ray.teachers.engines.seq2seq import Seq2SeqEngine, batches_by_tokens
+from tinyllm_ray.teachers.engines.seq2seq import Seq2SeqActor, batches_by_tokens
 
 PAD, END, TOKENS, ROWS = 0, 1, 24, 40
 EXACT = {"dtype": "float64"}  # no two tokens are as likely as each other
@@ -67,8 +67,9 @@ def test_a_text_is_the_same_whatever_rows_share_its_batch_and_leave_it(
     model: str, batch_tokens: int, tmp_path: Path
 ) -> None:
     sampling = Sampling(max_tokens=TOKENS, repetition_penalty=50.0)
-    teacher = Teacher(name="t", model=model, sampling=sampling, batch_tokens=batch_tokens, engine_kwargs=EXACT)
-    engine = Seq2SeqEngine(teacher=teacher, model_path=model, gpu=False, log_file=None)
+    settings = Seq2SeqSettings(type="seq2seq", batch_tokens=batch_tokens, model_kwargs=EXACT)
+    teacher = Teacher(name="t", model=model, sampling=sampling, engine=settings)
+    engine = Seq2SeqActor(teacher=teacher, settings=settings, gpu=False, log_file=None)
     files, ids = prompts(tmp_path)
     rows = engine(files).to_pylist()
 

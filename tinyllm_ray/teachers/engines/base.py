@@ -1,21 +1,72 @@
 """The contract between the pipeline and the engines: files of prompt rows in, the same rows with an outcome each out.
 
-An engine is `run(files, ...) -> dataset`, where `files` is a Ray dataset of one column, `file`, a block a file: it
-reads the files where it runs, drops the two prompt columns and adds the fields of `Outcome`, `engine_start_s` and
-`engine_ready_at`.
+`Engine` is the protocol. What its `run` gets is a Ray dataset of one column, `file`, a block a file; what it returns
+holds the rows of those files without the two prompt columns, and the fields of `Outcome`, `engine_start_s` and
+`engine_ready_at` beside them. An engine is one module here and one line in registry.py, or a class of another package
+that an experiment names by `engine: {type: custom, path: "my_package.module:Engine"}`.
 """
 
 import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
 from tinyllm_ray import storage
 from tinyllm_ray.rows import Outcome, PromptRow, schema_of, to_table
-from tinyllm_ray.schema import Sampling
+from tinyllm_ray.schema import Pool, Prompts, Sampling, Teacher
+
+if TYPE_CHECKING:
+    import ray.data
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an engine is told beside its teacher's keys."""
+
+    pool: Pool  # where its actors run
+    prompts: Prompts
+    output_dir: str
+    log_file: str | None  # for what its processes print; None where the output folder is not on this machine
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt as the model reads it."""
+
+    ids: list[int]  # empty where a server tokenizes
+    refused: str = ""  # why this text cannot be a prompt; empty where it can
+
+
+class Engine(Protocol):
+    """One teacher's engine, on the driver. It is also made to name a store, so it loads what it needs when asked."""
+
+    teacher: Teacher
+    greedy_repeats: bool  # a greedy prompt that is asked again gets the same text
+
+    def __init__(self, teacher: Teacher, setting: Setting) -> None: ...
+
+    def key(self) -> dict[str, Any]:
+        """What of the engine and its model makes a text; a part of the store's key, as JSON."""
+
+    def check(self) -> None:
+        """Raise UserError for all that would keep the engine from working and can be known without starting it."""
+
+    def prompt_limit(self) -> int | None:
+        """Tokens that a prompt may have; None where the engine does not know."""
+
+    def encode(self, prompts: list[str]) -> list[Encoded]: ...
+
+    def show(self, prompt: str) -> str:
+        """What the model reads for a prompt, its special tokens included."""
+
+    def run(self, files: "ray.data.Dataset", *, longest_prompt: int) -> "ray.data.Dataset":
+        """`longest_prompt`: tokens of the longest prompt in the files; 0 where a server tokenizes."""
+
 
 EMPTY_OUTPUT = "empty output"
 CARRIED = [name for name in schema_of(PromptRow).names if name not in ("prompt", "prompt_ids")]
@@ -32,14 +83,13 @@ def failed(reason: str, *, input_tokens: int = 0) -> Outcome:
     return Outcome("", "failed", reason, input_tokens, 0)
 
 
-def add_outcomes(
-    prompts: pa.Table, outcomes: Sequence[Outcome], *, engine_start_s: float, engine_ready_at: float
-) -> pa.Table:
+def add_outcomes(prompts: pa.Table, outcomes: Sequence[Outcome], *, watch: "Stopwatch") -> pa.Table:
+    """The rows that an engine returns for the prompt rows it was given."""
     table = prompts.select(CARRIED)
     added = to_table(outcomes, Outcome)
     for name in added.column_names:
         table = table.append_column(name, added[name])
-    for name, value in (("engine_start_s", engine_start_s), ("engine_ready_at", engine_ready_at)):
+    for name, value in (("engine_start_s", watch.engine_start_s), ("engine_ready_at", watch.engine_ready_at)):
         table = table.append_column(name, pa.array([value] * len(table), pa.float64()))
     return table
 
@@ -57,6 +107,39 @@ def cut_at_stop(text: str, sampling: Sampling) -> str:
     """The text before the first of the stop texts."""
     ends = [text.index(stop) for stop in sampling.stop if stop in text]
     return text[: min(ends)] if ends else text
+
+
+def run_actors(
+    files: "ray.data.Dataset",
+    actor: type,
+    *,
+    arguments: dict[str, Any],
+    options: dict[str, Any],
+    workers: int = 1,
+    batches_at_once: int = 1,
+    batches_queued: int = 1,
+    threads: bool = False,
+) -> "ray.data.Dataset":
+    """Each file through one of `workers` actors; Ray starts a killed one again and repeats its files.
+
+    An actor works at `batches_at_once` files at once, in so many threads or in one event loop, while `batches_queued`
+    more wait at it.
+    """
+    import ray.data
+
+    return files.map_batches(
+        actor,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(
+            size=workers,
+            max_tasks_in_flight_per_actor=batches_at_once + batches_queued,
+            max_concurrent_calls_per_actor=batches_at_once,
+            enable_true_multi_threading=threads,
+        ),
+        fn_constructor_kwargs=arguments,
+        **options,
+    )
 
 
 def redirect_output(log_file: str | None) -> None:

@@ -1,144 +1,180 @@
 """Teachers behind an OpenAI-compatible server: prompt texts in, outcomes out, many requests under way at once.
 
-The key comes from the environment variable that `endpoint.api_key_env` names, travels as a secret and is never logged.
+The key comes from the environment variable that `engine.api_key_env` names, travels as a secret and is never logged.
 """
 
 import asyncio
 import os
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pyarrow as pa
-import ray.data
 from pydantic import SecretStr
 
 from tinyllm_ray.config import UserError
 from tinyllm_ray.rows import Outcome
-from tinyllm_ray.schema import Teacher
+from tinyllm_ray.schema import EndpointSettings, Teacher
 from tinyllm_ray.teachers.engines.base import (
+    Encoded,
+    Setting,
     Stopwatch,
     add_outcomes,
     failed,
     outcome,
     read_prompts,
     redirect_output,
+    run_actors,
 )
+from tinyllm_ray.teachers.engines.endpoint_client import MIB, Server, ServerError
+from tinyllm_ray.teachers.engines.models import model_of
+
+if TYPE_CHECKING:
+    import ray.data
 
 BATCHES_AT_ONCE = 2
 PROBE_TIMEOUT_S = 20.0
 PROBE_RETRIES = 2
-_NO_KEY = "none"  # the client wants a key even for a server that does not
+_LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"  # the name that newer models of OpenAI's want
+_MOST_TOKENS = 2**31 - 1  # what a store's column holds
 
 
-def run(files: ray.data.Dataset, *, teacher: Teacher, chat_template: str, log_file: str | None) -> ray.data.Dataset:
-    """One actor sends all requests; it needs no device, so it takes none of the pool's."""
-    return files.map_batches(
-        EndpointClient,
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(
-            size=1, max_tasks_in_flight_per_actor=BATCHES_AT_ONCE + 1, max_concurrent_calls_per_actor=BATCHES_AT_ONCE
-        ),
-        fn_constructor_kwargs={
-            "teacher": teacher,
-            "key": _key(teacher),
-            "chat": speaks_chat(teacher, chat_template),
-            "log_file": log_file,
-        },
-        num_cpus=0.25,
-    )
+class Endpoint:
+    """The engine `endpoint`: one actor sends all requests; it needs no device, so it takes none of the pool's."""
 
+    greedy_repeats = False
 
-def check(teacher: Teacher) -> None:
-    """Raise UserError where the server does not answer, refuses the key or does not have the model."""
-    name, url = f"teachers.{teacher.name}.endpoint", teacher.endpoint.url
-    try:
-        models = [model.id for model in _probe(teacher).models.list()]
-    except openai.APIConnectionError as error:  # a time-out is one of these
-        raise UserError(f"{name}.url: no server answers at {url} ({error}); start it, or correct the address") from None
-    except (openai.AuthenticationError, openai.PermissionDeniedError):
-        raise UserError(
-            f"{name}.api_key_env: {url} refuses the key in {teacher.endpoint.api_key_env!r}; put one there "
-            "that it takes"
-        ) from None
-    except openai.APIStatusError:  # not every server lists its models
-        return
-    if teacher.model not in models:
-        raise UserError(f"teachers.{teacher.name}.model: {url} does not serve {teacher.model!r}; it serves {models}")
+    def __init__(self, teacher: Teacher, setting: Setting) -> None:
+        assert isinstance(teacher.engine, EndpointSettings)
+        self.teacher = teacher
+        self._settings = teacher.engine
+        self._setting = setting
 
+    def key(self) -> dict[str, Any]:
+        return {"engine": "endpoint", "model": model_of(self.teacher), "revision": self.teacher.revision}
 
-class EndpointClient:
-    """Sends the rows of its batches, at most `endpoint.concurrency` at once."""
+    def check(self) -> None:
+        """The server answers, takes the key and has the model."""
+        check_server(self.teacher, self._settings)
 
-    def __init__(self, *, teacher: Teacher, key: SecretStr, chat: bool, log_file: str | None) -> None:
-        redirect_output(log_file)
-        watch = Stopwatch()
-        self._teacher = teacher
-        self._chat = chat
-        settings = teacher.endpoint
-        self._client = openai.AsyncOpenAI(
-            base_url=settings.url,
-            api_key=key.get_secret_value(),
-            timeout=settings.timeout_s,
-            max_retries=settings.max_retries,
+    def prompt_limit(self) -> int | None:
+        return None
+
+    def encode(self, prompts: list[str]) -> list[Encoded]:
+        return [Encoded([]) for _ in prompts]
+
+    def show(self, prompt: str) -> str:
+        return prompt
+
+    def run(self, files: "ray.data.Dataset", *, longest_prompt: int) -> "ray.data.Dataset":
+        return run_actors(
+            files,
+            EndpointActor,
+            arguments={
+                "teacher": self.teacher,
+                "settings": self._settings,
+                "key": _key(self.teacher, self._settings),
+                "chat": speaks_chat(self.teacher, self._settings, chat_template=self._setting.prompts.chat_template),
+                "log_file": self._setting.log_file,
+            },
+            options={"num_cpus": 0.25},
+            batches_at_once=BATCHES_AT_ONCE,
         )
+
+
+class EndpointActor:
+    """Sends the rows of its batches, at most `concurrency` at once."""
+
+    def __init__(
+        self, *, teacher: Teacher, settings: EndpointSettings, key: SecretStr | None, chat: bool, log_file: str | None
+    ) -> None:
+        redirect_output(log_file)
+        self._watch = Stopwatch()
+        self._asking = _Asking(teacher, _server(settings, key), chat=chat)
         self._free = asyncio.Semaphore(settings.concurrency)
-        watch.ready()
-        self._watch = watch
+        self._watch.ready()
 
     async def __call__(self, files: pa.Table) -> pa.Table:
         prompts = read_prompts(files)
         rows = zip(prompts["prompt"].to_pylist(), prompts["seed"].to_pylist(), strict=True)
         outcomes = await asyncio.gather(*(self._ask(prompt, seed) for prompt, seed in rows))
-        return add_outcomes(
-            prompts, outcomes, engine_start_s=self._watch.engine_start_s, engine_ready_at=self._watch.engine_ready_at
-        )
+        return add_outcomes(prompts, outcomes, watch=self._watch)
 
     async def _ask(self, prompt: str, seed: int) -> Outcome:
-        """One prompt; the client retries what may pass (refused, 408, 409, 429, 5xx) with growing pauses."""
+        """Whatever the server does fails this row alone."""
+        async with self._free:
+            try:
+                return await self._asking.ask(prompt, seed)
+            except ServerError as error:
+                return failed(error.reason)
+
+
+class _Asking:
+    """One model's requests, in the form that its server takes."""
+
+    def __init__(self, teacher: Teacher, server: Server, *, chat: bool) -> None:
+        self._teacher = teacher
+        self._server = server
+        self._chat = chat
+        self._limit = _LIMIT
+
+    async def ask(self, prompt: str, seed: int, *, max_tokens: int | None = None) -> Outcome:
+        path, body = "/completions", _arguments(self._teacher, seed)
+        if self._chat:
+            path = "/chat/completions"
+            body["messages"] = [{"role": "user", "content": prompt}]
+        else:
+            body["prompt"] = prompt
+        tokens = max_tokens or self._teacher.sampling.max_tokens
+        limit = self._limit
         try:
-            async with self._free:
-                return await (self._ask_chat if self._chat else self._ask_completion)(prompt, seed)
-        except openai.APITimeoutError:
-            return failed(f"endpoint timed out: no answer within {self._teacher.endpoint.timeout_s:g} s")
-        except openai.APIConnectionError as error:
-            return failed(f"endpoint not reached: {error}")
-        except openai.APIStatusError as error:
-            return failed(f"endpoint answered {error.status_code}: {error.message[:300]}")
-        except openai.APIResponseValidationError as error:
-            return failed(f"endpoint answered no JSON: {error}")
-
-    async def _ask_chat(self, prompt: str, seed: int) -> Outcome:
-        answer = await self._client.chat.completions.create(
-            messages=[{"role": "user", "content": prompt}], **_arguments(self._teacher, seed)
-        )
-        if isinstance(answer, str):  # what the client makes of a page that is not JSON
-            return failed(f"endpoint answered no JSON: {answer[:300]}")
-        texts = [(choice.message.content, choice.finish_reason) for choice in answer.choices or []]
-        return _outcome(texts, answer.usage)
-
-    async def _ask_completion(self, prompt: str, seed: int) -> Outcome:
-        answer = await self._client.completions.create(prompt=prompt, **_arguments(self._teacher, seed))
-        if isinstance(answer, str):
-            return failed(f"endpoint answered no JSON: {answer[:300]}")
-        texts = [(choice.text, choice.finish_reason) for choice in answer.choices or []]
-        return _outcome(texts, answer.usage)
+            answer = await self._server.post(path, {**body, limit: tokens})
+        except ServerError as error:
+            if limit != _LIMIT or error.status not in (400, 422) or _NEW_LIMIT not in error.reason:
+                raise
+            self._limit = _NEW_LIMIT  # for all requests to come
+            answer = await self._server.post(path, {**body, _NEW_LIMIT: tokens})
+        return read_answer(answer, chat=self._chat)
 
 
-def _outcome(texts: list[tuple[str | None, str | None]], usage: openai.types.CompletionUsage | None) -> Outcome:
-    text, finish_reason = texts[0] if texts else ("", None)
+def read_answer(answer: Any, *, chat: bool) -> Outcome:
+    """The outcome in a server's JSON; raises ServerError for any other form than OpenAI's."""
+    choices = _get(answer, "choices", list | None)
+    if not choices and isinstance(answer.get("error"), dict | str):
+        raise ServerError(f"endpoint answered with an error: {str(answer['error'])[:200]}")
+    choice = choices[0] if choices else {}
+    holder, name = (_get(choice, "message", dict | None) or {}, "content") if chat else (choice, "text")
+    text = _get(holder, name, str | None) or ""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ServerError("endpoint answered badly: its text holds half a character (a lone surrogate)") from None
+    usage = answer.get("usage")
     return outcome(
-        text or "",
-        "length" if finish_reason == "length" else "stop",
-        input_tokens=usage.prompt_tokens if usage else 0,
-        output_tokens=usage.completion_tokens if usage else 0,
+        text,
+        "length" if choice.get("finish_reason") == "length" else "stop",
+        input_tokens=_count(usage, "prompt_tokens"),
+        output_tokens=_count(usage, "completion_tokens"),
     )
 
 
-def _arguments(teacher: Teacher, seed: int) -> dict[str, object]:
+def _get(holder: Any, name: str, kind: Any) -> Any:
+    if not isinstance(holder, dict):
+        raise ServerError(f"endpoint answered badly: {type(holder).__name__} stands where `{name}` is looked for")
+    value = holder.get(name)
+    if not isinstance(value, kind):
+        raise ServerError(f"endpoint answered badly: `{name}` is {type(value).__name__}")
+    return value
+
+
+def _count(usage: Any, name: str) -> int:
+    """A number of tokens; 0 where the server gives none that can be."""
+    value = usage.get(name) if isinstance(usage, dict) else 0
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else 0
+
+
+def _arguments(teacher: Teacher, seed: int) -> dict[str, Any]:
     sampling = teacher.sampling
-    arguments: dict[str, object] = {
+    arguments: dict[str, Any] = {
         "model": teacher.model,
-        "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "seed": seed,
@@ -146,42 +182,89 @@ def _arguments(teacher: Teacher, seed: int) -> dict[str, object]:
     if sampling.stop:
         arguments["stop"] = list(sampling.stop)
     if sampling.repetition_penalty != 1:  # not a field of OpenAI's own servers
-        arguments["extra_body"] = {"repetition_penalty": sampling.repetition_penalty}
+        arguments["repetition_penalty"] = sampling.repetition_penalty
     return arguments
 
 
-def speaks_chat(teacher: Teacher, chat_template: str) -> bool:
+def check_server(teacher: Teacher, settings: EndpointSettings) -> None:
+    """Raise UserError where the server does not answer, refuses the key or does not have the model."""
+    name, url = f"teachers.{teacher.name}", settings.url
+
+    async def list_models() -> list[str]:
+        async with _probe(teacher, settings) as server:
+            return _model_ids(await server.get("/models"))
+
+    try:
+        models = asyncio.run(list_models())
+    except ServerError as error:
+        if error.status in (401, 403):
+            raise UserError(
+                f"{name}.engine.api_key_env: {url} refuses the key in {settings.api_key_env!r}; put one there that it "
+                "takes"
+            ) from None
+        if error.reason.startswith(("endpoint not reached", "endpoint timed out")):
+            raise UserError(
+                f"{name}.engine.url: no server answers at {url} ({error.reason}); start it, or correct the address"
+            ) from None
+        return  # not every server lists its models
+    if models and teacher.model not in models:
+        raise UserError(f"{name}.model: {url} does not serve {teacher.model!r}; it serves {models[:20]}")
+
+
+def _model_ids(answer: Any) -> list[str]:
+    """What a server says that it serves; empty where it says nothing that can be read."""
+    rows = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(rows, list):
+        return []
+    ids = [row.get("id") for row in rows if isinstance(row, dict)]
+    return [name for name in ids if isinstance(name, str)]
+
+
+def speaks_chat(teacher: Teacher, settings: EndpointSettings, *, chat_template: str) -> bool:
     """auto: chat, unless the server says that this model has no chat template."""
     if chat_template != "auto":
         return chat_template == "always"
+
+    async def ask() -> None:
+        async with _probe(teacher, settings) as server:
+            await _Asking(teacher, server, chat=True).ask("?", 0, max_tokens=1)
+
     try:
-        _probe(teacher).chat.completions.create(
-            model=teacher.model, messages=[{"role": "user", "content": "?"}], max_tokens=1
-        )
-    except (openai.BadRequestError, openai.NotFoundError):
-        return False
-    except openai.APIError:  # said row by row
-        return True
+        asyncio.run(ask())
+    except ServerError as error:  # any other one than these is said row by row
+        return error.status not in (400, 404, 422)
     return True
 
 
-def _probe(teacher: Teacher) -> openai.OpenAI:
-    settings = teacher.endpoint
-    return openai.OpenAI(
-        base_url=settings.url,
-        api_key=_key(teacher).get_secret_value(),
-        timeout=min(settings.timeout_s, PROBE_TIMEOUT_S),
-        max_retries=min(settings.max_retries, PROBE_RETRIES),
+def _probe(teacher: Teacher, settings: EndpointSettings) -> Server:
+    quick = settings.model_copy(
+        update={
+            "timeout_s": min(settings.timeout_s, PROBE_TIMEOUT_S),
+            "max_retries": min(settings.max_retries, PROBE_RETRIES),
+        }
+    )
+    return _server(quick, _key(teacher, settings))
+
+
+def _server(settings: EndpointSettings, key: SecretStr | None) -> Server:
+    return Server(
+        settings.url,
+        key=key,
+        timeout_s=settings.timeout_s,
+        max_retries=settings.max_retries,
+        max_bytes=int(settings.max_answer_mib * MIB),
     )
 
 
-def _key(teacher: Teacher) -> SecretStr:
-    variable = teacher.endpoint.api_key_env
+def _key(teacher: Teacher, settings: EndpointSettings) -> SecretStr | None:
+    variable = settings.api_key_env
     if variable is None:
-        return SecretStr(_NO_KEY)
-    if not os.environ.get(variable):
+        return None
+    name, key = f"teachers.{teacher.name}.engine.api_key_env", os.environ.get(variable, "")
+    if not key:
+        raise UserError(f"{name}: the environment variable {variable} is not set; set it to the server's key")
+    if not (key.isascii() and key.isprintable() and " " not in key):
         raise UserError(
-            f"teachers.{teacher.name}.endpoint.api_key_env: the environment variable {variable} is not "
-            "set; set it to the server's key"
+            f"{name}: the key in {variable} holds a space, a line break or another character that no key has"
         )
-    return SecretStr(os.environ[variable])
+    return SecretStr(key)

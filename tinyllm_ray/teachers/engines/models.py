@@ -1,34 +1,22 @@
-"""Which engine runs a model: its config.json in, `vllm`, `seq2seq` or `endpoint` out, and one clear refusal.
+"""What a teacher's model is: a local folder or a hub id in; its config, path, revision and limits out.
 
-A model is a local folder or a hub id. Weights are taken from safetensors only: the older formats are pickles, which
-run whatever code they hold when they are read.
+Weights are taken from safetensors only: the older formats are pickles, which run whatever code they hold when they
+are read.
 """
 
 import hashlib
 import json
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tinyllm_ray.config import UserError
 from tinyllm_ray.schema import Teacher
 
-LOG = logging.getLogger(__name__)
 RELATIVE_POSITIONS_LIMIT = 1024  # T5's positions set no limit of their own; the paper's students read so many tokens
 _DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-
-
-def find_kind(teacher: Teacher) -> str:
-    """The configured kind, or the one that follows from the model's config."""
-    if teacher.kind == "endpoint" or (teacher.kind == "auto" and teacher.endpoint):
-        return "endpoint"
-    config = read_config(teacher)
-    if teacher.trust_remote_code:
-        LOG.warning("teacher %s: trust_remote_code is on, so code that comes with %s runs", teacher.name, teacher.model)
-    return teacher.kind if teacher.kind != "auto" else _kind_of(config, teacher)
 
 
 def is_folder(model: str) -> bool:
@@ -36,40 +24,41 @@ def is_folder(model: str) -> bool:
     return Path(model).is_dir() or model.startswith(("/", ".", "~")) or model.count("/") > 1
 
 
+def model_of(teacher: Teacher) -> str:
+    """The model that an engine of this package needs."""
+    if teacher.model is None:
+        raise UserError(f"teachers.{teacher.name}.model: missing; give the model's folder or hub id")
+    return teacher.model
+
+
 def read_config(teacher: Teacher) -> dict[str, Any]:
     """The model's config.json; raises UserError where the model is missing or cannot be used."""
-    assert teacher.model is not None
-    key = f"teachers.{teacher.name}.model"
-    if not is_folder(teacher.model):
-        return json.loads(_hub_config(teacher).read_text(encoding="utf-8"))
-    folder = Path(teacher.model).expanduser()
+    model, key = model_of(teacher), f"teachers.{teacher.name}.model"
+    if not is_folder(model):
+        return _parse_config(_hub_config(teacher), key)
+    folder = Path(model).expanduser()
     if not folder.is_dir():
         near = sorted(str(path) for path in folder.parent.glob("*") if path.is_dir()) if folder.parent.is_dir() else []
         raise UserError(f"{key}: there is no folder {folder}; beside it: {', '.join(near[:8]) or 'nothing'}")
     if not (folder / "config.json").is_file():
         raise UserError(f"{key}: {folder} holds no config.json, so it is not a Hugging Face model folder")
     _check_weights(folder, key)
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{key}: {folder / 'config.json'} is not valid JSON: {error}") from None
+    return _parse_config(folder / "config.json", key)
 
 
 def model_path(teacher: Teacher) -> str:
     """What the engines load: an absolute folder, or the hub id."""
-    assert teacher.model is not None
-    return str(Path(teacher.model).expanduser().resolve()) if is_folder(teacher.model) else teacher.model
+    model = model_of(teacher)
+    return str(Path(model).expanduser().resolve()) if is_folder(model) else model
 
 
-def model_revision(teacher: Teacher) -> str | None:
-    """What exactly a model is: the digest of a local folder's files, or the hub's commit."""
-    assert teacher.model is not None
-    if teacher.kind == "endpoint" or (teacher.kind == "auto" and teacher.endpoint):
-        return teacher.revision
-    if not is_folder(teacher.model):
-        return _hub_config(teacher).parent.name
+def model_key(teacher: Teacher) -> dict[str, Any]:
+    """What exactly a model is: a folder's name and the digest of its files, or a hub id and its commit."""
+    model = model_of(teacher)
+    if not is_folder(model):
+        return {"model": model, "revision": _hub_config(teacher).parent.name}
     read_config(teacher)
-    return folder_digest(model_path(teacher))
+    return {"model": Path(model).name, "revision": folder_digest(model_path(teacher))}
 
 
 def folder_digest(folder: str) -> str:
@@ -94,36 +83,53 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
 
 
-def context_limit(teacher: Teacher, config: dict[str, Any], *, kind: str) -> int:
-    """Tokens that a prompt and its rationale may have together (seq2seq: that a prompt may have)."""
-    if "max_model_len" in teacher.engine_kwargs:
-        return int(teacher.engine_kwargs["max_model_len"])
+def position_limit(config: dict[str, Any]) -> int | None:
+    """Tokens that the model's positions allow; None where its config sets no limit."""
     text = config.get("text_config") or config
     for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
         if isinstance(text.get(name), int):
             return text[name]
-    if kind == "seq2seq":
-        return RELATIVE_POSITIONS_LIMIT
-    raise UserError(
-        f"teachers.{teacher.name}: {teacher.model} does not say how many tokens it takes; set "
-        f"teachers.{teacher.name}.engine_kwargs.max_model_len"
-    )
+    return None
 
 
-def _kind_of(config: dict[str, Any], teacher: Teacher) -> str:
+Shape = Literal["decoder", "encoder_decoder"]
+
+
+def find_shape(teacher: Teacher, config: dict[str, Any]) -> Shape:
+    """Decoder-only or encoder-decoder; raises UserError for a model that writes no text."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as SEQ2SEQ
 
     architectures = config.get("architectures") or []
     model_type = config.get("model_type")
     if config.get("is_encoder_decoder") and model_type in SEQ2SEQ:
-        return "seq2seq"
+        return "encoder_decoder"
     if not config.get("is_encoder_decoder") and any(name.endswith(_DECODERS) for name in architectures):
-        return "vllm"
+        return "decoder"
     raise UserError(
-        f"teachers.{teacher.name}.model: {teacher.model} is of kind {', '.join(architectures) or model_type}, which "
-        "neither engine runs: vllm runs decoder-only language models (*ForCausalLM), seq2seq runs encoder-decoder ones "
-        "(T5, BART ...); choose another model, or serve it and use kind: endpoint"
+        f"teachers.{teacher.name}.model: {teacher.model} is {', '.join(architectures) or model_type}"
+        ", which no engine runs: vllm and ray_data_llm run decoder-only language models (*ForCausalLM), seq2seq runs "
+        "encoder-decoder ones (T5, BART ...); choose another model, or serve it and use an engine of type endpoint"
     )
+
+
+def check_shape(teacher: Teacher, config: dict[str, Any], *, wanted: Shape) -> None:
+    """Refuse a model that the chosen engine cannot run."""
+    found: Shape = "encoder_decoder" if config.get("is_encoder_decoder") else "decoder"
+    if found != wanted:
+        raise UserError(
+            f"teachers.{teacher.name}.engine.type: {teacher.engine.type} runs {wanted.replace('_', '-')} models, and "
+            f"{teacher.model} is a model of the other kind; set the type to auto"
+        )
+
+
+def _parse_config(path: Path, key: str) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON or of UTF-8
+        raise UserError(f"{key}: {path} is not valid JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{key}: {path} holds {type(config).__name__}, not the mapping that a model's config is")
+    return config
 
 
 def _check_weights(folder: Path, key: str) -> None:
@@ -143,7 +149,7 @@ def _hub_config(teacher: Teacher) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(teacher.model, "config.json", revision=teacher.revision))
+        return Path(hf_hub_download(model_of(teacher), "config.json", revision=teacher.revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -5,13 +5,16 @@ In: files of prompt rows (base.py). Out: the same rows with outcomes.
 
 import math
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ray.data
+from tinyllm_ray.schema import Pool, RayDataLlmSettings, Teacher
+from tinyllm_ray.teachers.engines.base import CARRIED, Encoded, Setting, failed, outcome, read_prompts
+from tinyllm_ray.teachers.engines.decoders import check_decoder, decoder_key, decoder_prompt_limit, engine_arguments
+from tinyllm_ray.teachers.engines.encoding import PromptEncoder
 
-from tinyllm_ray.schema import Pool, Teacher
-from tinyllm_ray.teachers.engines.base import CARRIED, failed, outcome, read_prompts
-from tinyllm_ray.teachers.engines.vllm import engine_kwargs
+if TYPE_CHECKING:
+    import ray.data
+    from ray.data.llm import vLLMEngineProcessorConfig
 
 MAX_BATCH = 64  # Ray overlaps several batches in an engine, so small ones lose nothing
 _ENVIRONMENT = {  # of the engine's processes; on a GPU only the last two mean something
@@ -20,52 +23,83 @@ _ENVIRONMENT = {  # of the engine's processes; on a GPU only the last two mean s
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
+_SMALL = 0.25  # CPUs of each of Ray's own stages beside the engine
 
 
-def run(
-    files: ray.data.Dataset,
-    *,
-    teacher: Teacher,
-    pool: Pool,
-    model_path: str,
-    max_model_len: int,
-    shared_prefixes: bool,
-) -> ray.data.Dataset:
-    """The processor's own tokenize and detokenize stages are off: the prompts come as token ids."""
-    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+class RayDataLlm:
+    """The engine `ray_data_llm`: a processor with one vLLM engine for each worker of the pool."""
 
-    gpu = pool.gpus_per_worker > 0
-    kwargs = engine_kwargs(teacher, model_path, max_model_len, gpu=gpu, shared_prefixes=shared_prefixes)
-    kwargs.pop("model")
-    config = vLLMEngineProcessorConfig(
-        model_source=model_path,
-        engine_kwargs=kwargs,
-        concurrency=(pool.workers, pool.workers),
-        batch_size=min(teacher.batch_size, MAX_BATCH),
-        should_continue_on_error=True,
-        log_engine_metrics=False,
-        placement_group_config={"bundles": _bundles(pool, kwargs)},
-        runtime_env={"env_vars": _ENVIRONMENT},
-        chat_template_stage=False,
-        tokenize_stage=False,
-        detokenize_stage=False,
-        prepare_multimodal_stage=False,
-    )
-    sampling = teacher.sampling
+    greedy_repeats = True
 
-    def before(row: dict[str, Any]) -> dict[str, Any]:
-        fields = sampling.model_dump(exclude={"seed"})
-        if sampling.temperature and gpu:  # not taken on a CPU
-            fields["seed"] = int(row["seed"])
-        return {"tokenized_prompt": list(row["prompt_ids"]), "sampling_params": fields}
+    def __init__(self, teacher: Teacher, setting: Setting) -> None:
+        assert isinstance(teacher.engine, RayDataLlmSettings)
+        self.teacher = teacher
+        self._settings = teacher.engine
+        self._setting = setting
+        self._encoder = PromptEncoder(teacher, setting.prompts)
 
-    def after(row: dict[str, Any]) -> dict[str, Any]:
-        return {name: row[name] for name in CARRIED} | _outcome(row, max_tokens=sampling.max_tokens)
+    def key(self) -> dict[str, Any]:
+        return decoder_key(self.teacher, self._settings.engine_kwargs, adapter=None)
 
-    small = {"num_cpus": 0.25}  # Ray's own stages beside the engine
-    processor = build_processor(config, preprocess=before, preprocess_map_kwargs=small)
-    prompts = files.map_batches(read_prompts, batch_size=1, batch_format="pyarrow", **small)
-    return processor(prompts).map(after, **small)
+    def check(self) -> None:
+        check_decoder(self.teacher, self._settings.engine_kwargs)
+        self._encoder.check()
+
+    def prompt_limit(self) -> int:
+        return decoder_prompt_limit(self.teacher, self._settings.engine_kwargs)
+
+    def encode(self, prompts: list[str]) -> list[Encoded]:
+        return self._encoder.encode(prompts)
+
+    def show(self, prompt: str) -> str:
+        return self._encoder.show(prompt)
+
+    def run(self, files: "ray.data.Dataset", *, longest_prompt: int) -> "ray.data.Dataset":
+        from ray.data.llm import build_processor
+
+        sampling, gpu = self.teacher.sampling, self._setting.pool.gpus_per_worker > 0
+
+        def before(row: dict[str, Any]) -> dict[str, Any]:
+            fields = sampling.model_dump(exclude={"seed"})
+            if sampling.temperature and gpu:  # not taken on a CPU
+                fields["seed"] = int(row["seed"])
+            return {"tokenized_prompt": list(row["prompt_ids"]), "sampling_params": fields}
+
+        def after(row: dict[str, Any]) -> dict[str, Any]:
+            return {name: row[name] for name in CARRIED} | _outcome(row, max_tokens=sampling.max_tokens)
+
+        processor = build_processor(
+            self._config(longest_prompt), preprocess=before, preprocess_map_kwargs={"num_cpus": _SMALL}
+        )
+        prompts = files.map_batches(read_prompts, batch_size=1, batch_format="pyarrow", num_cpus=_SMALL)
+        return processor(prompts).map(after, num_cpus=_SMALL)
+
+    def _config(self, longest_prompt: int) -> "vLLMEngineProcessorConfig":
+        """The processor's own tokenize and detokenize stages are off: the prompts come as token ids."""
+        from ray.data.llm import vLLMEngineProcessorConfig
+
+        pool = self._setting.pool
+        kwargs = engine_arguments(
+            self.teacher,
+            self._settings.engine_kwargs,
+            adapter=None,
+            longest_prompt=longest_prompt,
+            setting=self._setting,
+        )
+        return vLLMEngineProcessorConfig(
+            model_source=kwargs.pop("model"),
+            engine_kwargs=kwargs,
+            concurrency=(pool.workers, pool.workers),
+            batch_size=min(self.teacher.batch_size, MAX_BATCH),
+            should_continue_on_error=True,
+            log_engine_metrics=False,
+            placement_group_config={"bundles": _bundles(pool, kwargs)},
+            runtime_env={"env_vars": _ENVIRONMENT},
+            chat_template_stage=False,
+            tokenize_stage=False,
+            detokenize_stage=False,
+            prepare_multimodal_stage=False,
+        )
 
 
 def _bundles(pool: Pool, kwargs: dict[str, Any]) -> list[dict[str, float]]:

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import ray.data
 
 from tinyllm_ray.cluster.pools import actor_options
 from tinyllm_ray.rows import Outcome
-from tinyllm_ray.schema import Pool, Teacher
+from tinyllm_ray.schema import Seq2SeqSettings, Teacher
 from tinyllm_ray.teachers.engines.base import (
+    Encoded,
+    Setting,
     Stopwatch,
     add_outcomes,
     cut_at_stop,
@@ -23,32 +24,76 @@ from tinyllm_ray.teachers.engines.base import (
     outcome,
     read_prompts,
     redirect_output,
+    run_actors,
+)
+from tinyllm_ray.teachers.engines.encoding import PromptEncoder
+from tinyllm_ray.teachers.engines.models import (
+    RELATIVE_POSITIONS_LIMIT,
+    check_shape,
+    folder_digest,
+    model_key,
+    model_path,
+    position_limit,
+    read_config,
 )
 
 if TYPE_CHECKING:
+    import ray.data
     import torch
 
 CPU_ENCODER_TOKENS = 2048  # padded source tokens that the encoder takes at once: what a CPU's cache can hold
 MIN_BATCH = 8  # a batch this small runs to its end
 
 
-def run(
-    files: ray.data.Dataset, *, teacher: Teacher, pool: Pool, model_path: str, log_file: str | None
-) -> ray.data.Dataset:
-    """One actor for each worker of the pool; Ray starts a killed one again and repeats its batches."""
-    return files.map_batches(
-        Seq2SeqEngine,
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=pool.workers),
-        fn_constructor_kwargs={
-            "teacher": teacher,
-            "model_path": model_path,
-            "gpu": pool.gpus_per_worker > 0,
-            "log_file": log_file,
-        },
-        **actor_options(pool),
-    )
+class Seq2Seq:
+    """The engine `seq2seq`: one actor for each worker of the pool."""
+
+    greedy_repeats = True
+
+    def __init__(self, teacher: Teacher, setting: Setting) -> None:
+        assert isinstance(teacher.engine, Seq2SeqSettings)
+        self.teacher = teacher
+        self._settings = teacher.engine
+        self._setting = setting
+        self._encoder = PromptEncoder(teacher, setting.prompts)
+
+    def key(self) -> dict[str, Any]:
+        adapter = self._settings.adapter
+        return {
+            "engine": "seq2seq",
+            **model_key(self.teacher),
+            "adapter": folder_digest(adapter) if adapter else None,
+            "model_kwargs": self._settings.model_kwargs,
+        }
+
+    def check(self) -> None:
+        check_shape(self.teacher, read_config(self.teacher), wanted="encoder_decoder")
+        self._encoder.check()
+
+    def prompt_limit(self) -> int:
+        given = self._settings.max_prompt_tokens
+        return given or position_limit(read_config(self.teacher)) or RELATIVE_POSITIONS_LIMIT
+
+    def encode(self, prompts: list[str]) -> list[Encoded]:
+        return self._encoder.encode(prompts)
+
+    def show(self, prompt: str) -> str:
+        return self._encoder.show(prompt)
+
+    def run(self, files: "ray.data.Dataset", *, longest_prompt: int) -> "ray.data.Dataset":
+        pool = self._setting.pool
+        return run_actors(
+            files,
+            Seq2SeqActor,
+            arguments={
+                "teacher": self.teacher,
+                "settings": self._settings,
+                "gpu": pool.gpus_per_worker > 0,
+                "log_file": self._setting.log_file,
+            },
+            options=actor_options(pool),
+            workers=pool.workers,
+        )
 
 
 def batches_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -65,30 +110,29 @@ def batches_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return batches
 
 
-class Seq2SeqEngine:
+class Seq2SeqActor:
     """A transformers encoder-decoder model; bfloat16 on a GPU, since float16 overflows in T5."""
 
-    def __init__(self, *, teacher: Teacher, model_path: str, gpu: bool, log_file: str | None) -> None:
+    def __init__(self, *, teacher: Teacher, settings: Seq2SeqSettings, gpu: bool, log_file: str | None) -> None:
         redirect_output(log_file)
         watch = Stopwatch()
         import torch
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-        shared = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
-        kwargs = {"dtype": torch.bfloat16 if gpu else torch.float32} | {
-            name: value for name, value in teacher.engine_kwargs.items() if name != "max_model_len"
-        }
+        path, code = model_path(teacher), {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
+        kwargs = {"dtype": torch.bfloat16 if gpu else torch.float32} | settings.model_kwargs
         self._device = "cuda" if gpu else "cpu"
-        self._encoder_tokens = teacher.batch_tokens if gpu else CPU_ENCODER_TOKENS
-        self._tokenizer = AutoTokenizer.from_pretrained(model_path, padding_side="right", **shared)
-        model = AutoModelForSeq2SeqLM.from_pretrained(model_path, use_safetensors=True, **shared, **kwargs)
-        if not gpu and "attn_implementation" not in teacher.engine_kwargs:
+        self._batch_tokens = settings.batch_tokens
+        self._encoder_tokens = settings.batch_tokens if gpu else CPU_ENCODER_TOKENS
+        self._tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right", **code)
+        model = AutoModelForSeq2SeqLM.from_pretrained(path, use_safetensors=True, **code, **kwargs)
+        if not gpu and "attn_implementation" not in settings.model_kwargs:
             # A decoder's step is one query a row: on a CPU, two batched products beat the fused kernel by a third.
             model.get_decoder().set_attn_implementation("eager")
-        if teacher.adapter:
+        if settings.adapter:
             from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, teacher.adapter)
+            model = PeftModel.from_pretrained(model, settings.adapter)
         self._model = model.to(self._device).eval()
         self._teacher = teacher
         watch.ready()
@@ -97,14 +141,11 @@ class Seq2SeqEngine:
     def __call__(self, files: pa.Table) -> pa.Table:
         table = read_prompts(files)
         prompts, seeds = table["prompt_ids"].to_pylist(), table["seed"].to_pylist()
-        outcomes: list[Outcome | None] = [None] * len(prompts)
-        for positions in batches_by_tokens([len(ids) for ids in prompts], self._teacher.batch_tokens):
+        outcomes: dict[int, Outcome] = {}
+        for positions in batches_by_tokens([len(ids) for ids in prompts], self._batch_tokens):
             done = self._generate([prompts[i] for i in positions], seed=seeds[positions[0]])
-            for position, result in zip(positions, done, strict=True):
-                outcomes[position] = result
-        return add_outcomes(
-            table, outcomes, engine_start_s=self._watch.engine_start_s, engine_ready_at=self._watch.engine_ready_at
-        )
+            outcomes |= zip(positions, done, strict=True)
+        return add_outcomes(table, [outcomes[i] for i in range(len(prompts))], watch=self._watch)
 
     def _generate(self, prompts: list[list[int]], *, seed: int) -> list[Outcome]:
         """Outcomes of prompts that come longest first."""

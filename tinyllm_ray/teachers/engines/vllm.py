@@ -7,80 +7,85 @@ import os
 import queue
 import threading
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import ray.data
 
 from tinyllm_ray.cluster.pools import actor_options
 from tinyllm_ray.rows import Outcome
-from tinyllm_ray.schema import Pool, Sampling, Teacher
+from tinyllm_ray.schema import Sampling, Teacher, VllmSettings
 from tinyllm_ray.teachers.engines.base import (
+    Encoded,
+    Setting,
     Stopwatch,
     add_outcomes,
     failed,
     outcome,
     read_prompts,
     redirect_output,
+    run_actors,
 )
+from tinyllm_ray.teachers.engines.decoders import check_decoder, decoder_key, decoder_prompt_limit, engine_arguments
+from tinyllm_ray.teachers.engines.encoding import PromptEncoder
+
+if TYPE_CHECKING:
+    import ray.data
 
 BATCHES_AT_ONCE = 2  # while one is finishing, the next one already fills the engine
 
 
-def run(
-    files: ray.data.Dataset,
-    *,
-    teacher: Teacher,
-    pool: Pool,
-    model_path: str,
-    max_model_len: int,
-    shared_prefixes: bool,
-    log_file: str | None,
-) -> ray.data.Dataset:
-    """One actor for each worker of the pool; Ray starts a killed one again and repeats its batches."""
-    return files.map_batches(
-        VllmEngine,
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(
-            size=pool.workers,
-            max_tasks_in_flight_per_actor=BATCHES_AT_ONCE,  # none lies at one engine while another could run it
-            max_concurrent_calls_per_actor=BATCHES_AT_ONCE,
-            enable_true_multi_threading=True,
-        ),
-        fn_constructor_kwargs={
-            "engine_kwargs": engine_kwargs(
-                teacher, model_path, max_model_len, gpu=pool.gpus_per_worker > 0, shared_prefixes=shared_prefixes
-            ),
-            "sampling": teacher.sampling,
-            "row_seeds": pool.gpus_per_worker > 0,  # vLLM's sampler on a CPU takes no generator of a row's own
-            "adapter": teacher.adapter,
-            "log_file": log_file,
-        },
-        **actor_options(pool),
-    )
+class Vllm:
+    """The engine `vllm`: one actor for each worker of the pool."""
 
+    greedy_repeats = True
 
-def engine_kwargs(
-    teacher: Teacher, model_path: str, max_model_len: int, *, gpu: bool, shared_prefixes: bool
-) -> dict[str, Any]:
-    """What vLLM's engine gets: our choices for the device, then the user's own, which win."""
-    ours: dict[str, Any] = {
-        "model": model_path,
-        "revision": teacher.revision,
-        "max_model_len": max_model_len,
-        "trust_remote_code": teacher.trust_remote_code,
-        "load_format": "safetensors",
-        "enable_prefix_caching": True,
-        "seed": teacher.sampling.seed,
-    }
-    if teacher.adapter:
-        ours["enable_lora"] = True
-    if not gpu:
-        ours |= {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 256}
-    if not gpu and shared_prefixes:
-        ours["block_size"] = 32  # a prefix is shared in whole blocks; vLLM's 128 on a CPU are 7% faster without one
-    return ours | teacher.engine_kwargs
+    def __init__(self, teacher: Teacher, setting: Setting) -> None:
+        assert isinstance(teacher.engine, VllmSettings)
+        self.teacher = teacher
+        self._settings = teacher.engine
+        self._setting = setting
+        self._encoder = PromptEncoder(teacher, setting.prompts)
+
+    def key(self) -> dict[str, Any]:
+        return decoder_key(self.teacher, self._settings.engine_kwargs, adapter=self._settings.adapter)
+
+    def check(self) -> None:
+        check_decoder(self.teacher, self._settings.engine_kwargs)
+        self._encoder.check()
+
+    def prompt_limit(self) -> int:
+        return decoder_prompt_limit(self.teacher, self._settings.engine_kwargs)
+
+    def encode(self, prompts: list[str]) -> list[Encoded]:
+        return self._encoder.encode(prompts)
+
+    def show(self, prompt: str) -> str:
+        return self._encoder.show(prompt)
+
+    def run(self, files: "ray.data.Dataset", *, longest_prompt: int) -> "ray.data.Dataset":
+        pool, adapter = self._setting.pool, self._settings.adapter
+        return run_actors(
+            files,
+            VllmActor,
+            arguments={
+                "engine_kwargs": engine_arguments(
+                    self.teacher,
+                    self._settings.engine_kwargs,
+                    adapter=adapter,
+                    longest_prompt=longest_prompt,
+                    setting=self._setting,
+                ),
+                "sampling": self.teacher.sampling,
+                "row_seeds": pool.gpus_per_worker > 0,  # vLLM's sampler on a CPU takes no generator of a row's own
+                "adapter": adapter,
+                "log_file": self._setting.log_file,
+            },
+            options=actor_options(pool),
+            workers=pool.workers,
+            batches_at_once=BATCHES_AT_ONCE,
+            batches_queued=0,
+            threads=True,
+        )
 
 
 def set_environment() -> None:
@@ -91,7 +96,7 @@ def set_environment() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
-class VllmEngine:
+class VllmActor:
     """Several batches are under way at once, so that the engine never waits for a batch's last row.
 
     The engine is made and stepped by one thread. OpenMP keeps a team of threads for every thread that has called it,
@@ -128,10 +133,7 @@ class VllmEngine:
         prompts = read_prompts(files)
         batch = _Batch(prompts["prompt_ids"].to_pylist(), prompts["seed"].to_pylist())
         self._inbox.put(batch)
-        outcomes, watch = batch.done.result(), self._watch
-        return add_outcomes(
-            prompts, outcomes, engine_start_s=watch.engine_start_s, engine_ready_at=watch.engine_ready_at
-        )
+        return add_outcomes(prompts, batch.done.result(), watch=self._watch)
 
     def _start(self) -> Any:
         from vllm import EngineArgs

@@ -1,10 +1,11 @@
-"""What the teachers get: `prompts` and `teachers`."""
+"""Who teaches and what they are asked: `prompts` and `teachers`."""
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from tinyllm_ray.schema.base import Fraction, Name, Section, without_credentials
+from tinyllm_ray.schema.base import Fraction, Name, Section
+from tinyllm_ray.schema.engines import AutoSettings, CustomSettings, EngineSettings
 
 
 class InContext(Section):
@@ -39,21 +40,6 @@ class Sampling(Section):
     seed: int = Field(0, ge=0, description="seed of the sampling; unused where temperature is 0")
 
 
-class Endpoint(Section):
-    url: str = Field(description="base URL of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1")
-    api_key_env: str | None = Field(
-        None, description="environment variable that holds the key; the key itself is never written"
-    )
-    concurrency: int = Field(16, ge=1, description="requests under way at once")
-    timeout_s: float = Field(120, gt=0, description="seconds to wait for one answer")
-    max_retries: int = Field(5, ge=0, description="tries after the first, with exponential backoff")
-
-    @field_validator("url")
-    @classmethod
-    def _no_credentials(cls, url: str) -> str:
-        return without_credentials(url, "put the key in an environment variable and name it in api_key_env")
-
-
 def _prefix_of_name(given: dict[str, Any]) -> str:
     return f"{given.get('name', '')}: "
 
@@ -62,25 +48,16 @@ class Teacher(Section):
     name: Name = Field(description="the teacher's name in weights, stores, metrics and overrides")
     model: str | None = Field(None, description="hub id or folder; null only with `store`")
     revision: str | None = Field(None, description="hub revision: a branch, tag or commit; null: the hub's default")
-    kind: Literal["auto", "vllm", "seq2seq", "endpoint"] = Field("auto", description="auto reads the model's config")
-    adapter: str | None = Field(
-        None, description="folder of a LoRA adapter for the model (engines in_process and seq2seq)"
-    )
-    engine: Literal["auto", "in_process", "ray_data_llm"] = Field(
-        "auto", description="vLLM engine; auto: in_process on CPU, ray_data_llm on GPU"
-    )
     store: str | None = Field(None, description="folder of existing rationales (holds <split>/); nothing is generated")
     task_prefix: str = Field(
         default_factory=_prefix_of_name,
         description="what the student's input starts with for this teacher's rationale; by default the teacher's name "
         "and `: `; no two teachers share one",
     )
+    engine: EngineSettings = Field(AutoSettings(), description="what runs the model: `type` and that engine's keys")
     sampling: Sampling = Field(Sampling(), description="how the teacher's tokens are drawn")
     samples_per_question: int = Field(1, ge=1, description="rationales per question; more than one needs a temperature")
     batch_size: int = Field(256, ge=1, description="prompts handed to the engine at once")
-    batch_tokens: int = Field(16384, ge=1, description="seq2seq: padded source tokens of one batch")
-    engine_kwargs: dict[str, Any] = Field(default_factory=dict, description="passed to vLLM as they are")
-    endpoint: Endpoint | None = Field(None, description="the server that writes the rationales (kind: endpoint)")
     max_attempts: int = Field(2, ge=1, description="tries of a failed row within one run")
     max_failed_fraction: Fraction = Field(
         0.01, description="share of rows that may end without a rationale; more stop the run"
@@ -89,10 +66,8 @@ class Teacher(Section):
 
     @model_validator(mode="after")
     def _source(self) -> "Teacher":
-        if not self.model and not self.store:
+        if not self.model and not self.store and not isinstance(self.engine, CustomSettings):
             raise ValueError(f"teacher {self.name!r} has neither `model` nor `store`; give one of them")
-        if self.kind == "endpoint" and self.endpoint is None:
-            raise ValueError(f"teacher {self.name!r} is of kind endpoint; give `endpoint.url`")
         if self.samples_per_question > 1 and self.sampling.temperature == 0:
             raise ValueError(
                 f"teacher {self.name!r}: samples_per_question is {self.samples_per_question} and temperature 0, so all "

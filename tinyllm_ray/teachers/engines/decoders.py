@@ -1,0 +1,92 @@
+"""What the two engines that run vLLM share: the store's key, checks and limits of a decoder-only model, and the
+arguments of vLLM's engine."""
+
+from typing import Any
+
+from tinyllm_ray.config import UserError
+from tinyllm_ray.schema import Teacher
+from tinyllm_ray.teachers.engines.base import Setting
+from tinyllm_ray.teachers.engines.models import (
+    check_shape,
+    folder_digest,
+    model_key,
+    model_path,
+    position_limit,
+    read_config,
+)
+
+# Arguments of vLLM that change how fast a text is made, not the text.
+_SPEED = {
+    "block_size",
+    "data_parallel_size",
+    "disable_custom_all_reduce",
+    "enable_chunked_prefill",
+    "enable_prefix_caching",
+    "enforce_eager",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "max_parallel_loading_workers",
+    "pipeline_parallel_size",
+    "swap_space",
+    "tensor_parallel_size",
+}
+
+
+def decoder_key(teacher: Teacher, engine_kwargs: dict[str, Any], *, adapter: str | None) -> dict[str, Any]:
+    """Both engines write the same text, so they share a store."""
+    return {
+        "engine": "vllm",
+        **model_key(teacher),
+        "adapter": folder_digest(adapter) if adapter else None,
+        "engine_kwargs": {name: value for name, value in engine_kwargs.items() if name not in _SPEED},
+    }
+
+
+def check_decoder(teacher: Teacher, engine_kwargs: dict[str, Any]) -> None:
+    check_shape(teacher, read_config(teacher), wanted="decoder")
+    decoder_prompt_limit(teacher, engine_kwargs)
+
+
+def decoder_prompt_limit(teacher: Teacher, engine_kwargs: dict[str, Any]) -> int:
+    """A prompt and its rationale share the model's length."""
+    key = f"teachers.{teacher.name}"
+    limit = engine_kwargs.get("max_model_len") or position_limit(read_config(teacher))
+    if not isinstance(limit, int):
+        raise UserError(
+            f"{key}: {teacher.model} does not say how many tokens it takes; set {key}.engine to one with a type and "
+            "engine_kwargs: {max_model_len: TOKENS}"
+        )
+    if teacher.sampling.max_tokens >= limit:
+        raise UserError(
+            f"{key}.sampling.max_tokens={teacher.sampling.max_tokens} leaves no room for a prompt: the model takes "
+            f"{limit} tokens in all; set it lower"
+        )
+    return limit - teacher.sampling.max_tokens
+
+
+def engine_arguments(
+    teacher: Teacher, engine_kwargs: dict[str, Any], *, adapter: str | None, longest_prompt: int, setting: Setting
+) -> dict[str, Any]:
+    """What vLLM's engine gets: our choices for the device, then the user's own, which win.
+
+    The engine reserves memory for the longest sequence there can be, so it is told the longest there is.
+    """
+    ours: dict[str, Any] = {
+        "model": model_path(teacher),
+        "revision": teacher.revision,
+        "max_model_len": longest_prompt + teacher.sampling.max_tokens,
+        "trust_remote_code": teacher.trust_remote_code,
+        "load_format": "safetensors",
+        "enable_prefix_caching": True,
+        "seed": teacher.sampling.seed,
+    }
+    if adapter:
+        ours["enable_lora"] = True
+    if not setting.pool.gpus_per_worker:
+        ours |= {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 256}
+        if setting.prompts.in_context.pool is not None:
+            # A prefix is shared in whole blocks; vLLM's 128 on a CPU are 7% faster where none is shared.
+            ours["block_size"] = 32
+    return ours | engine_kwargs
