@@ -3,6 +3,7 @@
 ["predict: Is water wet?\n..."] -> [[2345, 10, 27, ..., 1]]
 """
 
+import functools
 import json
 from dataclasses import dataclass
 from itertools import chain
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from tinyllm_ray import storage
+from tinyllm_ray.config import UserError
 from tinyllm_ray.data.arrays import ArrayWriter
+from tinyllm_ray.data.text_tokens import TextTokenizer, find_marks, text_tokenizer
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,20 @@ class StudentTokenizer:
         return cls(backend=backend, **json.loads((local / "layout.json").read_text()))
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+        """Special tokens are added by this class alone; one that a text holds stays text."""
+        text = self._text
+        texts = [text.clean(given) for given in texts]
+        return [encoding.ids for encoding in text.backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @functools.cached_property
+    def _text(self) -> TextTokenizer:
+        found = text_tokenizer(self.backend, find_marks(self.backend))
+        if found is None:
+            raise UserError(
+                "student.tokenizer: this tokenizer reads special tokens in a text always, so a question that holds one "
+                "would end the text; choose another"
+            )
+        return found
 
     def sources(self, texts: list[str]) -> list[list[int]]:
         """Encoder inputs, or the prompts of a decoder-only student, which end in a line break."""

@@ -55,7 +55,7 @@ class Seq2Seq:
         self.teacher = teacher
         self._settings = teacher.engine
         self._setting = setting
-        self._encoder = PromptEncoder(teacher, setting.prompts)
+        self._encoder = PromptEncoder(teacher, setting.prompts, keeps_end=True)
 
     def key(self) -> dict[str, Any]:
         adapter = self._settings.adapter

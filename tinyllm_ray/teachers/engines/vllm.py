@@ -44,7 +44,7 @@ class Vllm:
         self.teacher = teacher
         self._settings = teacher.engine
         self._setting = setting
-        self._encoder = PromptEncoder(teacher, setting.prompts)
+        self._encoder = PromptEncoder(teacher, setting.prompts, keeps_end=False)
 
     def key(self) -> dict[str, Any]:
         return decoder_key(self.teacher, self._settings.engine_kwargs, adapter=self._settings.adapter)
