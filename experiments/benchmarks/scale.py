@@ -127,6 +127,9 @@ class FreeEngine:
     def show(self, prompt: str) -> str:
         return prompt
 
+    def opens_thought(self) -> bool:
+        return False
+
     def run(self, files: Any, *, longest_prompt: int) -> Any:
         from tinyllm_ray.cluster.pools import actor_options
         from tinyllm_ray.teachers.engines.base import run_actors

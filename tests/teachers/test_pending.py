@@ -40,6 +40,9 @@ class WordEngine:
     def show(self, prompt: str) -> str:
         return prompt
 
+    def opens_thought(self) -> bool:
+        return False
+
     def run(self, files: Any, *, longest_prompt: int) -> Any:
         raise AssertionError("nothing is to be run")
 

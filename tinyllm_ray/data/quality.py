@@ -25,6 +25,7 @@ FLAGS = {
     "answer_leaked": "is nothing but a statement of the answer",
     "new_question": "starts a new question",
     "foreign_debris": "holds control or replacement characters, or letters of a script that its question has not",
+    "unfinished_thought": "a reasoning model was still thinking when its tokens ended",
 }
 SHORT_WORDS = 5
 LOOP_WORDS = 4  # a run of so many words ...

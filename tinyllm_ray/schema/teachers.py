@@ -55,6 +55,17 @@ class Teacher(Section):
         "and `: `; no two teachers share one",
     )
     engine: EngineSettings = Field(AutoSettings(), description="what runs the model: `type` and that engine's keys")
+    system_prompt: str | None = Field(
+        None, description="what the chat's system turn says; null: what the chat template says by itself"
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="values that the chat template asks for, such as {enable_thinking: false}"
+    )
+    reasoning: Literal["keep", "drop", "only"] = Field(
+        "keep",
+        description="of a reasoning model, what becomes the rationale. keep: its thought and what follows; drop: what "
+        "follows; only: the thought",
+    )
     sampling: Sampling = Field(Sampling(), description="how the teacher's tokens are drawn")
     samples_per_question: int = Field(1, ge=1, description="rationales per question; more than one needs a temperature")
     batch_size: int = Field(256, ge=1, description="prompts handed to the engine at once")

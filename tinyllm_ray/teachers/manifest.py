@@ -33,6 +33,9 @@ def store_manifest(
         "chat_template": prompts.chat_template,
         "in_context": prompts.in_context.model_dump(),
         "prompt_seed": prompts.seed,
+        "system_prompt": teacher.system_prompt,
+        "chat_template_kwargs": teacher.chat_template_kwargs,
+        "reasoning": teacher.reasoning,
         "sampling": teacher.sampling.model_dump(),
     }
 

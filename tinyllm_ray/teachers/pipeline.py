@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,9 +22,8 @@ from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
 from tinyllm_ray.data.compact import compact
-from tinyllm_ray.data.quality import find_flags
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
-from tinyllm_ray.rows import Question, Rationale, from_values
+from tinyllm_ray.rows import Question, Rationale
 from tinyllm_ray.schema import Experiment, Pool, Teacher
 from tinyllm_ray.tasks.registry import task_of
 from tinyllm_ray.teachers.engines.base import EMPTY_OUTPUT, Engine
@@ -33,6 +31,7 @@ from tinyllm_ray.teachers.engines.registry import log_foreign_code, make_engine,
 from tinyllm_ray.teachers.manifest import given_store, rationale_store, store_manifest
 from tinyllm_ray.teachers.pending import READ_ROWS, Pending, Target, read_candidates, rewrite, write_pending
 from tinyllm_ray.teachers.progress import Bar, Bars
+from tinyllm_ray.teachers.rationales import make_rationale
 
 __all__ = ["TeacherReport", "generate", "rationale_store", "store_manifest"]
 
@@ -195,9 +194,9 @@ def _run_pending(
             retried = _retried(batch, engine) if not last else pa.array([False] * len(batch))
             again.update(batch.filter(retried)["key"].to_pylist())
             final = batch.filter(pc.invert(retried))
-            failures.update(_reason(failure) for failure in final["failure"].to_pylist() if failure)
-            _store(final, targets)
-            meter.count(final)
+            stored = _store(final, targets, engine)
+            failures.update(_reason(row.failure) for row in stored if row.failure)
+            meter.count(final, stored)
         if not again:
             break
         rows = engine.teacher.batch_size
@@ -217,28 +216,15 @@ def _reason(failure: str) -> str:
     return failure.partition(":")[0]
 
 
-def _store(batch: pa.Table, targets: Sequence[Target]) -> None:
+def _store(batch: pa.Table, targets: Sequence[Target], engine: Engine) -> list[Rationale]:
+    reasoning, opened = engine.teacher.reasoning, engine.opens_thought()
+    stored = []
     for number in pc.unique(batch["target"]).to_pylist():
         rows = batch.filter(pc.equal(batch["target"], number)).to_pylist()
-        store.append(targets[number].folder, targets[number].split, [_rationale(row) for row in rows])
-
-
-def _rationale(row: dict[str, Any]) -> Rationale:
-    text, question = row["text"].strip(), from_values(row["question"], Question)
-    predicted = task_of(question.task).read(text, question)
-    return Rationale(
-        key=row["key"],
-        question_id=question.question_id,
-        sample=row["sample"],
-        rationale=text,
-        predicted_answer=predicted,
-        finish_reason=row["finish_reason"],
-        failure=row["failure"],
-        dropped_examples=row["dropped_examples"],
-        input_tokens=row["input_tokens"],
-        output_tokens=row["output_tokens"],
-        flags=find_flags(text, question, predicted=predicted, finish_reason=row["finish_reason"]),
-    )
+        rationales = [make_rationale(row, reasoning=reasoning, opened=opened) for row in rows]
+        store.append(targets[number].folder, targets[number].split, rationales)
+        stored += rationales
+    return stored
 
 
 class _Meter:
@@ -250,13 +236,13 @@ class _Meter:
         self._began = time.time()
         self._ready_at = self._began
 
-    def count(self, batch: pa.Table) -> None:
+    def count(self, batch: pa.Table, stored: Sequence[Rationale]) -> None:
         report = self._report
-        good = batch.filter(pc.equal(batch["failure"], ""))
+        good = [row for row in stored if not row.failure]
         report.generated += len(good)
-        report.input_tokens += sum(good["input_tokens"].to_pylist())
-        report.output_tokens += sum(good["output_tokens"].to_pylist())
-        report.cached_tokens += sum(good["cached_tokens"].to_pylist())
+        report.input_tokens += sum(row.input_tokens for row in good)
+        report.output_tokens += sum(row.output_tokens for row in good)
+        report.cached_tokens += sum(batch["cached_tokens"].to_pylist())
         if len(batch) and not report.engine_start_s:
             report.engine_start_s = batch["engine_start_s"][0].as_py()
             self._ready_at = batch["engine_ready_at"][0].as_py() or self._began

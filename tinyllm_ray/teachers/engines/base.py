@@ -64,6 +64,9 @@ class Engine(Protocol):
     def show(self, prompt: str) -> str:
         """What the model reads for a prompt, its special tokens included."""
 
+    def opens_thought(self) -> bool:
+        """Whether the prompt itself ends in the tag that opens a thought, <think>."""
+
     def run(self, files: "ray.data.Dataset", *, longest_prompt: int) -> "ray.data.Dataset":
         """`longest_prompt`: tokens of the longest prompt in the files; 0 where a server tokenizes."""
 

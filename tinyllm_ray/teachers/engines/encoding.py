@@ -14,12 +14,19 @@ from tinyllm_ray.data.text_tokens import TextTokenizer, find_marks, text_tokeniz
 from tinyllm_ray.schema import Prompts, Teacher
 from tinyllm_ray.teachers.engines.base import Encoded
 from tinyllm_ray.teachers.engines.models import model_path
+from tinyllm_ray.teachers.thoughts import OPEN
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 _OF_TEMPLATES = (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+
+def messages(teacher: Teacher, prompt: str) -> list[dict[str, str]]:
+    """The chat that asks one prompt."""
+    system = [{"role": "system", "content": teacher.system_prompt}] if teacher.system_prompt else []
+    return [*system, {"role": "user", "content": prompt}]
 
 
 class PromptEncoder:
@@ -42,6 +49,9 @@ class PromptEncoder:
             texts = [self._text.clean(prompt) for prompt in prompts]
         found = self._text.backend.encode_batch(texts, add_special_tokens=not self._chats)
         return [Encoded(self._ids(encoding)) for encoding in found]
+
+    def opens_thought(self) -> bool:
+        return self._chats and self._wrap("?").rstrip().endswith(OPEN)
 
     def show(self, prompt: str) -> str:
         """The prompt's tokens as text, special ones included."""
@@ -86,9 +96,15 @@ class PromptEncoder:
         return text_tokenizer(backend, self._marks) if backend is not None else None
 
     def _wrap(self, prompt: str) -> str:
-        messages = [{"role": "user", "content": prompt}]
         try:
-            return str(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages(self._teacher, prompt),
+                    add_generation_prompt=True,
+                    tokenize=False,
+                    **self._teacher.chat_template_kwargs,
+                )
+            )
         except _OF_TEMPLATES as error:
             raise UserError(
                 f"teachers.{self._teacher.name}: the chat template of {self._teacher.model} fails: "

@@ -24,8 +24,10 @@ from tinyllm_ray.teachers.engines.base import (
     redirect_output,
     run_actors,
 )
+from tinyllm_ray.teachers.engines.encoding import messages
 from tinyllm_ray.teachers.engines.endpoint_client import MIB, Server, ServerError
 from tinyllm_ray.teachers.engines.models import model_of
+from tinyllm_ray.teachers.thoughts import join_thought
 
 if TYPE_CHECKING:
     import ray.data
@@ -63,6 +65,9 @@ class Endpoint:
 
     def show(self, prompt: str) -> str:
         return prompt
+
+    def opens_thought(self) -> bool:
+        return False  # a server gives the thought apart, or with both of its tags
 
     def run(self, files: "ray.data.Dataset", *, longest_prompt: int) -> "ray.data.Dataset":
         return run_actors(
@@ -120,7 +125,9 @@ class _Asking:
         path, body = "/completions", _arguments(self._teacher, seed)
         if self._chat:
             path = "/chat/completions"
-            body["messages"] = [{"role": "user", "content": prompt}]
+            body["messages"] = messages(self._teacher, prompt)
+            if self._teacher.chat_template_kwargs:  # of vLLM's server and others; OpenAI's own refuse it
+                body["chat_template_kwargs"] = self._teacher.chat_template_kwargs
         else:
             body["prompt"] = prompt
         tokens = max_tokens or self._teacher.sampling.max_tokens
@@ -141,8 +148,12 @@ def read_answer(answer: Any, *, chat: bool) -> Outcome:
     if not choices and isinstance(answer.get("error"), dict | str):
         raise ServerError(f"endpoint answered with an error: {str(answer['error'])[:200]}")
     choice = choices[0] if choices else {}
-    holder, name = (_get(choice, "message", dict | None) or {}, "content") if chat else (choice, "text")
-    text = _get(holder, name, str | None) or ""
+    if chat:
+        message = _get(choice, "message", dict | None) or {}
+        thought = _get(message, "reasoning_content", str | None) or _get(message, "reasoning", str | None) or ""
+        text = join_thought(thought, _get(message, "content", str | None) or "")
+    else:
+        text = _get(choice, "text", str | None) or ""
     try:
         text.encode()
     except UnicodeEncodeError:

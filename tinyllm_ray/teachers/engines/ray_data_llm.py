@@ -54,6 +54,9 @@ class RayDataLlm:
     def show(self, prompt: str) -> str:
         return self._encoder.show(prompt)
 
+    def opens_thought(self) -> bool:
+        return self._encoder.opens_thought()
+
     def run(self, files: "ray.data.Dataset", *, longest_prompt: int) -> "ray.data.Dataset":
         from ray.data.llm import build_processor
 

@@ -80,6 +80,9 @@ class Seq2Seq:
     def show(self, prompt: str) -> str:
         return self._encoder.show(prompt)
 
+    def opens_thought(self) -> bool:
+        return self._encoder.opens_thought()
+
     def run(self, files: "ray.data.Dataset", *, longest_prompt: int) -> "ray.data.Dataset":
         pool = self._setting.pool
         return run_actors(

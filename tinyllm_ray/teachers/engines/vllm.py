@@ -62,6 +62,9 @@ class Vllm:
     def show(self, prompt: str) -> str:
         return self._encoder.show(prompt)
 
+    def opens_thought(self) -> bool:
+        return self._encoder.opens_thought()
+
     def run(self, files: "ray.data.Dataset", *, longest_prompt: int) -> "ray.data.Dataset":
         pool, adapter = self._setting.pool, self._settings.adapter
         return run_actors(
