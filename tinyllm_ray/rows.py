@@ -71,6 +71,7 @@ class Outcome:
     input_tokens: Int32
     output_tokens: Int32
     cached_tokens: Int32 = 0  # of the input, taken from the prefix cache
+    saved_tokens: Int32 = 0  # that a stop text left unwritten, of those allowed
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from tinyllm_ray.data.prompts import (
     choose_examples,
     example_set,
     load_template,
+    next_example,
     student_input,
 )
 from tinyllm_ray.rows import Question
@@ -157,3 +158,16 @@ def test_a_passage_stands_where_the_template_places_it_and_leaves_no_gap_where_t
     assert build_prompt(question("q"), template=template, examples=[], teacher_forcing=False).startswith(
         "Q: What is q?"
     )
+
+
+@pytest.mark.parametrize(
+    ("template", "start"),
+    [
+        ("{examples}Question: {question}\nAnswer: {answer}\n", "\nQuestion:"),  # the packaged form of an example
+        ("Q {question}\nA {answer}\n---\n{examples}Q {question}\nA {answer}\n", "\nQ"),
+        ("### Task\n{question}\n---\n{examples}{question} {answer}\n", "\n### Task"),
+        ("{question} {answer}\n---\n{examples}{question} {answer}\n", None),
+    ],
+)
+def test_the_start_of_the_next_example_follows_from_the_template(template: str, start: str | None) -> None:
+    assert next_example(template) == start

@@ -98,6 +98,15 @@ def build_prompt(question: Question, *, template: str, examples: Sequence[Questi
     return _show(question, form, examples=solved).rstrip("\n")
 
 
+def next_example(template: str) -> str | None:
+    """How a model begins an example of its own after its rationale: a new line and "Question:" of the paper's template.
+
+    None where the form of an example begins with the question itself.
+    """
+    start = _BRACED.split(_parts(template)[0], maxsplit=1)[0].strip()
+    return f"\n{start}" if start else None
+
+
 def _show(question: Question, form: str, *, examples: str = "") -> str:
     task = task_of(question.task)
     choices = task.show_choices(question)

@@ -36,7 +36,11 @@ class Sampling(Section):
     temperature: float = Field(0.0, ge=0, description="0 always takes the likeliest token; higher draws more freely")
     top_p: float = Field(1.0, gt=0, le=1, description="draw from the likeliest tokens of this total probability")
     repetition_penalty: float = Field(1.0, gt=0, description="above 1 makes tokens that were written less likely")
-    stop: list[str] = Field([], description="texts that end a rationale")
+    stop: list[str] | None = Field(
+        None,
+        description="texts that end a rationale; null: where a decoder-only model begins the next example of the "
+        "template, such as a line that starts with `Question:`, and none for other models",
+    )
     seed: int = Field(0, ge=0, description="seed of the sampling; unused where temperature is 0")
 
 

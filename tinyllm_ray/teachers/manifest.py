@@ -36,7 +36,7 @@ def store_manifest(
         "system_prompt": teacher.system_prompt,
         "chat_template_kwargs": teacher.chat_template_kwargs,
         "reasoning": teacher.reasoning,
-        "sampling": teacher.sampling.model_dump(),
+        "sampling": engine.teacher.sampling.model_dump(),
     }
 
 

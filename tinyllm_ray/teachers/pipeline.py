@@ -51,6 +51,7 @@ class TeacherReport:
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0  # of the input, taken from the prefix cache
+    saved_tokens: int = 0  # left unwritten because a stop text came, of those that sampling.max_tokens allows
     tokens_per_second: float = 0.0  # generated ones, from the first engine's readiness on
     engine_start_s: float = 0.0
     wall_s: float = 0.0
@@ -243,6 +244,7 @@ class _Meter:
         report.input_tokens += sum(row.input_tokens for row in good)
         report.output_tokens += sum(row.output_tokens for row in good)
         report.cached_tokens += sum(batch["cached_tokens"].to_pylist())
+        report.saved_tokens += sum(batch["saved_tokens"].to_pylist())
         if len(batch) and not report.engine_start_s:
             report.engine_start_s = batch["engine_start_s"][0].as_py()
             self._ready_at = batch["engine_ready_at"][0].as_py() or self._began

@@ -72,3 +72,26 @@ def test_a_damaged_tokenizer_is_said_before_anything_runs(tmp_path: Path, damage
 def test_a_chat_template_that_is_asked_for_and_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"prompts\.chat_template is always, but teacher t's tokenizer has none"):
         encoder(tmp_path, chat_template="always").check()
+
+
+THINKS = CHAT + "{% if enable_thinking is not defined or enable_thinking %}{{ '<think>\\n' }}{% endif %}"
+
+
+def test_a_template_with_and_without_thinking(tmp_path: Path) -> None:
+    made = encoder(tmp_path, chat=THINKS)
+    assert made.opens_thought()
+    assert made.show("the sun").endswith("<s>assistant\n<think>\n")
+    silent = PromptEncoder(
+        Teacher(name="t", model=str(tmp_path), chat_template_kwargs={"enable_thinking": False}),
+        Prompts(),
+        keeps_end=False,
+    )
+    assert not silent.opens_thought()
+    assert silent.show("the sun").endswith("<s>assistant\n")
+
+
+def test_a_system_prompt_comes_first(tmp_path: Path) -> None:
+    encoder(tmp_path, chat=CHAT)
+    teacher = Teacher(name="t", model=str(tmp_path), system_prompt="Be brief.")
+    made = PromptEncoder(teacher, Prompts(), keeps_end=False)
+    assert made.show("the sun") == "<s>system\nBe brief.</s>\n<s>user\nthe sun</s>\n<s>assistant\n"

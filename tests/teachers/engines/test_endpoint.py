@@ -197,3 +197,29 @@ def test_auto_chats_unless_the_server_refuses_to() -> None:
     with server(lambda n, b: (400, {"error": {"message": "no chat template"}})) as (url, _):
         assert not chats(teacher(url), "auto")
         assert chats(teacher(url), "always")
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_a_thought_that_a_server_gives_apart_comes_before_the_text(tmp_path: Path, name: str) -> None:
+    status, reply = chat("So it is rain.")
+    reply["choices"][0]["message"][name] = "Rain is wet."
+    with server(lambda number, body: (status, reply)) as (url, _):
+        assert ask(tmp_path, teacher(url))[0]["text"] == "<think>Rain is wet.</think>So it is rain."
+
+
+def test_a_server_that_was_still_thinking_gives_an_unfinished_thought(tmp_path: Path) -> None:
+    status, reply = chat(None, "length")
+    reply["choices"][0]["message"]["reasoning_content"] = "Rain is"
+    with server(lambda number, body: (status, reply)) as (url, _):
+        row = ask(tmp_path, teacher(url))[0]
+    assert (row["text"], row["finish_reason"]) == ("<think>Rain is", "length")
+
+
+def test_the_system_prompt_and_the_templates_values_are_sent(tmp_path: Path) -> None:
+    with server(lambda number, body: chat("fine")) as (url, seen):
+        asked = teacher(url).model_copy(
+            update={"system_prompt": "Be brief.", "chat_template_kwargs": {"enable_thinking": False}}
+        )
+        ask(tmp_path, asked)
+    assert [message["role"] for message in seen[0]["messages"]] == ["system", "user"]
+    assert seen[0]["chat_template_kwargs"] == {"enable_thinking": False}

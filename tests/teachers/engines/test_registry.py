@@ -97,3 +97,10 @@ def test_code_that_comes_with_a_model_is_said(caplog: pytest.LogCaptureFixture) 
 def test_a_teacher_needs_a_model_unless_its_engine_is_its_own(own_module: str) -> None:
     with pytest.raises(ValueError, match="neither `model` nor `store`"):
         Teacher(name="t")
+
+
+def test_a_decoder_stops_at_the_templates_next_example_unless_it_is_told_where(models: Path) -> None:
+    assert make(str(models / "llama")).teacher.sampling.stop == ["\nQuestion:"]
+    assert make(str(models / "llama"), sampling={"stop": []}).teacher.sampling.stop == []
+    assert make(str(models / "llama"), sampling={"stop": ["END"]}).teacher.sampling.stop == ["END"]
+    assert make(str(models / "t5")).teacher.sampling.stop == []

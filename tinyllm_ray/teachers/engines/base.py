@@ -75,11 +75,19 @@ EMPTY_OUTPUT = "empty output"
 CARRIED = [name for name in schema_of(PromptRow).names if name not in ("prompt", "prompt_ids")]
 
 
-def outcome(text: str, finish_reason: str, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> Outcome:
+def outcome(
+    text: str,
+    finish_reason: str,
+    *,
+    input_tokens: int,
+    output_tokens: int,
+    cached_tokens: int = 0,
+    saved_tokens: int = 0,
+) -> Outcome:
     """The outcome of a finished prompt; a text without any letter is a failure."""
     if not text.strip():
         return failed(EMPTY_OUTPUT, input_tokens=input_tokens)
-    return Outcome(text, finish_reason, "", input_tokens, output_tokens, cached_tokens)
+    return Outcome(text, finish_reason, "", input_tokens, output_tokens, cached_tokens, saved_tokens)
 
 
 def failed(reason: str, *, input_tokens: int = 0) -> Outcome:
@@ -108,7 +116,7 @@ def read_prompts(files: pa.Table) -> pa.Table:
 
 def cut_at_stop(text: str, sampling: Sampling) -> str:
     """The text before the first of the stop texts."""
-    ends = [text.index(stop) for stop in sampling.stop if stop in text]
+    ends = [text.index(stop) for stop in sampling.stop or [] if stop in text]
     return text[: min(ends)] if ends else text
 
 

@@ -191,7 +191,7 @@ def _arguments(teacher: Teacher, seed: int) -> dict[str, Any]:
         "seed": seed,
     }
     if sampling.stop:
-        arguments["stop"] = list(sampling.stop)
+        arguments["stop"] = sampling.stop
     if sampling.repetition_penalty != 1:  # not a field of OpenAI's own servers
         arguments["repetition_penalty"] = sampling.repetition_penalty
     return arguments

@@ -8,12 +8,14 @@ import pyarrow as pa
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
+from tinyllm_ray.data.prompts import load_template, next_example
 from tinyllm_ray.schema import (
     AutoSettings,
     CustomSettings,
     Pool,
     Prompts,
     RayDataLlmSettings,
+    Sampling,
     Seq2SeqSettings,
     Teacher,
     VllmSettings,
@@ -39,8 +41,19 @@ def make_engine(teacher: Teacher, *, pool: Pool, prompts: Prompts, output_dir: s
     if storage.is_local(output_dir):
         log_file = str(storage.local_path(output_dir) / "logs" / f"{teacher.name}.log")
     path = teacher.engine.path if isinstance(teacher.engine, CustomSettings) else ENGINES[teacher.engine.type]
+    teacher = teacher.model_copy(update={"sampling": _with_stop(teacher, prompts)})
     engine = _load(path, teacher)
     return engine(teacher, Setting(pool, prompts, output_dir, log_file))
+
+
+def _with_stop(teacher: Teacher, prompts: Prompts) -> Sampling:
+    """By default a decoder-only model stops where it goes on with an example of its own."""
+    sampling = teacher.sampling
+    if sampling.stop is not None:
+        return sampling
+    decodes = isinstance(teacher.engine, VllmSettings | RayDataLlmSettings)
+    start = next_example(load_template(prompts.template)) if decodes else None
+    return sampling.model_copy(update={"stop": [start] if start else []})
 
 
 def log_foreign_code(teacher: Teacher) -> None:

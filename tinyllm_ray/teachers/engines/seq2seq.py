@@ -242,5 +242,5 @@ class Seq2SeqActor:
         if sampling.temperature:
             arguments |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         if sampling.stop:
-            arguments |= {"stop_strings": list(sampling.stop), "tokenizer": self._tokenizer}
+            arguments |= {"stop_strings": sampling.stop, "tokenizer": self._tokenizer}
         return arguments

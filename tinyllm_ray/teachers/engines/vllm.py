@@ -30,6 +30,7 @@ from tinyllm_ray.teachers.engines.encoding import PromptEncoder
 
 if TYPE_CHECKING:
     import ray.data
+    from vllm.outputs import RequestOutput
 
 BATCHES_AT_ONCE = 2  # while one is finishing, the next one already fills the engine
 
@@ -163,7 +164,7 @@ class VllmActor:
             for output in outputs:
                 if output.finished:
                     batch, position = self._waiting.pop(output.request_id)
-                    batch.set(position, _outcome(output))
+                    batch.set(position, _outcome(output, self._sampling))
 
     def _admit(self, batch: "_Batch") -> None:
         for position, (prompt_ids, seed) in enumerate(zip(batch.prompt_ids, batch.seeds, strict=True)):
@@ -219,18 +220,21 @@ def sampling_params(sampling: Sampling, seed: int | None) -> Any:
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         repetition_penalty=sampling.repetition_penalty,
-        stop=list(sampling.stop),
+        stop=sampling.stop,
         seed=seed if sampling.temperature else None,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
-def _outcome(output: Any) -> Outcome:
+def _outcome(output: "RequestOutput", sampling: Sampling) -> Outcome:
     completion = output.outputs[0]
+    tokens = len(completion.token_ids)
+    stopped = completion.finish_reason == "stop" and isinstance(completion.stop_reason, str)
     return outcome(
         completion.text,
-        completion.finish_reason,
-        input_tokens=len(output.prompt_token_ids),
-        output_tokens=len(completion.token_ids),
+        completion.finish_reason or "stop",
+        input_tokens=len(output.prompt_token_ids or []),
+        output_tokens=tokens,
         cached_tokens=output.num_cached_tokens or 0,
+        saved_tokens=sampling.max_tokens - tokens if stopped else 0,
     )
