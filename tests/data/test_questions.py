@@ -10,7 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tinyllm_ray.config import UserError
-from tinyllm_ray.data.questions import QuestionFile, describe, iterate_questions, prepare_questions, read_questions
+from tinyllm_ray.data.questions import (
+    QuestionFile,
+    describe,
+    iterate_questions,
+    known_overlaps,
+    prepare_questions,
+    read_questions,
+)
 from tinyllm_ray.schema import Dataset
 
 
@@ -106,6 +113,8 @@ def test_questions_in_two_splits_are_counted_for_every_pair_and_kept(tmp_path: P
         "2 of 3 test questions are in train too; dataset.drop_leaked=true takes them out of train",
         "1 of 3 test questions are in validation too",
     ]
+    assert known_overlaps(f"{tmp_path}/out", "mine") == describe(files)[1:]
+    assert known_overlaps(f"{tmp_path}/elsewhere", "mine") == []
 
 
 def test_leaked_questions_are_taken_out_of_train_on_request(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -9,7 +10,7 @@ from support.trial_folders import make_experiment
 from tinyllm_ray.config import UserError
 from tinyllm_ray.report.data import read_report
 from tinyllm_ray.report.figures import pareto_front, seconds_by_stage
-from tinyllm_ray.report.page import make_report, method_rows, search_summary
+from tinyllm_ray.report.page import make_report, method_rows, render_page, search_summary
 from tinyllm_ray.report.published import published
 from tinyllm_ray.report.style import words
 
@@ -31,6 +32,13 @@ def test_the_page_is_one_file_that_loads_nothing(page):
     _, html = page
     loaded = re.findall(r"(?:src|srcset|href)=\"([^\"]{0,40})|url\(([^)]{0,40})", html)
     assert {(a or b)[:15] for a, b in loaded if not a.startswith("#")} == {"data:image/png;"}
+
+
+def test_questions_that_two_splits_share_are_said_at_the_top(data):
+    sentence = "2 of 5 test questions are in train too"
+    html = render_page(replace(data, overlaps=[sentence]), [], [], uri="sqlite:///m.db")
+    assert f'<p class="banner mild">{sentence}.</p>' in html.partition("</header>")[0]
+    assert "questions are in" not in render_page(data, [], [], uri="sqlite:///m.db").partition("</header>")[0]
 
 
 def test_the_page_opens_with_the_sentence_and_an_honest_banner(page):

@@ -24,6 +24,8 @@ from tinyllm_ray.data.splits import find_files, iterate_rows
 from tinyllm_ray.rows import SPLITS, Question, Rejected, from_table, schema_of
 from tinyllm_ray.schema import Dataset
 
+_MANIFEST = "manifest.json"
+
 
 @dataclass(frozen=True)
 class QuestionFile:
@@ -50,7 +52,7 @@ def prepare_questions(
     """
     found = find_files(dataset)
     folder = storage.join(output_dir, "questions", dataset.name)
-    manifest_uri = storage.join(folder, "manifest.json")
+    manifest_uri = storage.join(folder, _MANIFEST)
     made_from = {
         "columns": schema_of(Question).names,
         "dataset": dataset.model_dump(mode="json"),
@@ -73,8 +75,28 @@ def describe(files: Mapping[str, QuestionFile]) -> list[str]:
         lines.append(f"{files['train'].leaked} training questions left out, for validation or test has them too")
     for split in next(iter(files.values())).unanswered:
         lines.append(f"the {split} file is left out, for none of its rows has an answer")
+    return lines + _overlaps(files)
+
+
+def known_overlaps(output_dir: str, dataset: str) -> list[str]:
+    """What the splits of the questions below an output folder have in common; empty where none were made there."""
+    try:
+        manifest = storage.read_json(storage.join(output_dir, "questions", dataset, _MANIFEST))
+        return _overlaps(_files_of(manifest))
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        return []
+
+
+def _overlaps(files: Mapping[str, QuestionFile]) -> list[str]:
     rows = {split: file.rows for split, file in files.items()}
-    return lines + shared_lines(rows, {split: file.shared for split, file in files.items()})
+    return shared_lines(rows, {split: file.shared for split, file in files.items()})
+
+
+def _files_of(manifest: dict[str, Any]) -> dict[str, QuestionFile]:
+    return {
+        split: QuestionFile(**{key: value for key, value in file.items() if key != "stamp"})
+        for split, file in manifest["splits"].items()
+    }
 
 
 def _known(manifest_uri: str, made_from: dict[str, Any]) -> dict[str, QuestionFile] | None:
@@ -83,9 +105,8 @@ def _known(manifest_uri: str, made_from: dict[str, Any]) -> dict[str, QuestionFi
         manifest = storage.read_json(manifest_uri)
         if manifest["made_from"] != made_from:
             return None
-        stamps = {split: file.pop("stamp") for split, file in manifest["splits"].items()}
-        files = {split: QuestionFile(**file) for split, file in manifest["splits"].items()}
-        whole = all(storage.stamp(file.path) == stamps[split] for split, file in files.items())
+        files = _files_of(manifest)
+        whole = all(storage.stamp(file.path) == manifest["splits"][split]["stamp"] for split, file in files.items())
     except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None  # absent or damaged: it is made again
     return files if whole else None

@@ -16,6 +16,7 @@ from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data import store
 from tinyllm_ray.data.quality import agreement, statistics
+from tinyllm_ray.data.questions import known_overlaps
 from tinyllm_ray.redact import redact
 from tinyllm_ray.rows import SPLITS
 from tinyllm_ray.schema import Experiment
@@ -77,6 +78,7 @@ class ReportData:
     generations: list[dict[str, Any]]  # by run that generated: teacher -> its report
     samples: list[dict[str, Any]]
     missing: list[str]
+    overlaps: list[str]  # what the splits have in common, in sentences
 
     @property
     def methods(self) -> dict[str, list[Trained]]:
@@ -120,6 +122,7 @@ def read_report(experiment: Experiment, *, output_dir: str, uri: str) -> ReportD
         [json.loads(records.artifact(parent.run_id, path)) for path in records.files(parent.run_id, "generation")],
         _samples(teachers, datasets, missing),
         missing,
+        known_overlaps(output_dir, experiment.dataset.name),
     )
 
 

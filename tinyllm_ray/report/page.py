@@ -57,6 +57,7 @@ def render_page(data: ReportData, effects: Sequence[Effect], figures: Sequence[F
         headline=conclude(effects),
         miniature=experiment.dataset.format == "miniature",
         missing=[redact_text(line) for line in data.missing],
+        overlaps=data.overlaps,
         methods=method_rows(data),
         effects=[(effect_label(effect), effect) for effect in effects],
         paper=paper_size(experiment.student.model) if published_teachers(experiment.dataset.name) else "",
