@@ -13,10 +13,7 @@ BASE = {
     "storage",
     "redact",
     "lock",
-    "experiment_file",
-    "strict_yaml",
-    "failures",
-    "outside",
+BASE = {"experiment_file", "strict_yaml", "failures", "outside", "progress"}
 }
 GROUPS = {"tasks", "data", "teachers", "student", "miniature"}
 TOP = {"cli", "pipeline", "tuning", "report"}

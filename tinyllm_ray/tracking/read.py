@@ -4,6 +4,7 @@ In: a tracking URI and the name of an MLflow experiment, or a run id. Out: Recor
 """
 
 import json
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,8 +112,16 @@ class Records:
 
 
 def default_uri() -> str:
-    """MLFLOW_TRACKING_URI, or what mlflow falls back to."""
-    return mlflow.get_tracking_uri()
+    """MLFLOW_TRACKING_URI, else the newest store below the current folder's outputs, else what mlflow falls back to."""
+    if "MLFLOW_TRACKING_URI" in os.environ:
+        return os.environ["MLFLOW_TRACKING_URI"]
+    stores = sorted(Path().glob("outputs/*/mlflow/mlflow.db"), key=lambda path: path.stat().st_mtime)
+    return f"sqlite:///{stores[-1].resolve()}" if stores else mlflow.get_tracking_uri()
+
+
+def stores_here() -> list[str]:
+    """The stores below the current folder's outputs."""
+    return [f"sqlite:///{path.resolve()}" for path in sorted(Path().glob("outputs/*/mlflow/mlflow.db"))]
 
 
 def _record(run: Run) -> Record:

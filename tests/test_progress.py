@@ -1,0 +1,114 @@
+"""Plain lines and bars of long steps, on a stream of the test and on a real terminal."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tinyllm_ray import progress
+
+
+class Said:
+    """The lines that went to stderr so far."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys, self._text = capsys, ""
+
+    def lines(self) -> list[str]:
+        self._text += self._capsys.readouterr().err
+        return self._text.splitlines()
+
+    def wait_for(self, count: int) -> list[str]:
+        deadline = time.monotonic() + 20
+        while len(self.lines()) < count and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self.lines()
+
+
+@pytest.fixture
+def said(monkeypatch, capsys) -> Said:
+    """Lines are allowed every 0.2 s and due after 0.6 s."""
+    monkeypatch.setattr(progress, "QUIET_S", 0.2)
+    monkeypatch.setattr(progress, "SILENT_S", 0.6)
+    monkeypatch.setattr(progress, "TICK_S", 0.05)
+    return Said(capsys)
+
+
+def test_a_step_says_what_how_much_and_the_latest_figures(said):
+    with progress.step("training", total=1200, unit="steps") as bar:
+        bar.set(400, note="loss 0.812, best accuracy 0.43")
+        lines = said.wait_for(2)
+    assert lines[0] == "training: started"
+    assert re.fullmatch(
+        r"training: 400/1,200 steps, [\d,.]+ steps/s, 00:0\d left, loss 0.812, best accuracy 0.43", lines[1]
+    )
+
+
+def test_a_finished_step_says_the_time_it_took(said):
+    with progress.step("features", total=3, unit="rows") as bar:
+        bar.advance(3)
+    assert re.fullmatch(r"features: 3/3 rows, [\d,.]+ rows/s, done in 00:0\d", said.lines()[-1])
+
+
+def test_what_was_found_counts_as_done_but_not_in_the_rate(said):
+    with progress.step("predict", total=300, unit="questions", found=300):
+        pass
+    assert said.lines()[0] == "predict: started, 300 of 300 questions found"
+    assert "questions/s" not in said.lines()[1]
+
+
+def test_a_step_without_news_still_says_that_it_goes_on(said):
+    with progress.step("engine north"):
+        lines = said.wait_for(3)
+    assert all(re.fullmatch(r"engine north: \d?0?0:0\d so far", line) for line in lines[1:3])
+
+
+def test_news_are_said_at_most_as_often_as_allowed(said):
+    began = time.monotonic()
+    with progress.step("rows", total=1000) as bar:
+        while time.monotonic() - began < 1.0:
+            bar.advance()
+            time.sleep(0.005)
+    assert len(said.lines()) <= 2 + 5  # the first, the last, and one each 0.2 s
+
+
+def test_a_step_that_was_stopped_says_so(said):
+    with pytest.raises(KeyError), progress.step("teachers", total=10):
+        raise KeyError
+    assert "stopped in" in said.lines()[-1]
+
+
+PROGRAM = """
+import time
+from tinyllm_ray import progress
+with progress.step("training", total=4, unit="steps") as outer:
+    for number in range(4):
+        outer.advance(note=f"loss {1 / (number + 1):.2f}")
+        with progress.step(f"part {number}"):
+            time.sleep(0.3)
+    progress.say("a line between")
+"""
+
+
+def test_a_terminal_gets_live_bars_and_their_last_state_stays():
+    reader, writer = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "110"}
+    done = subprocess.Popen([sys.executable, "-c", PROGRAM], stderr=writer, stdout=subprocess.DEVNULL, env=environment)
+    os.close(writer)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(reader, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    assert done.wait(20) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert "1/4 steps" in text and "a line between" in text
+    assert re.search(r"training .*4/4 steps, [\d.]+ steps/s, done in 00:0\d, loss 0.25", text)
