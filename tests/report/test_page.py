@@ -8,10 +8,17 @@ import pytest
 from support.trial_folders import make_experiment
 
 from tinyllm_ray.config import UserError
+<<<<<<< HEAD
 from tinyllm_ray.report.data import read_report
 from tinyllm_ray.report.figures import pareto_front, seconds_by_stage
 from tinyllm_ray.report.page import make_report, method_rows, render_page, search_summary
+=======
+from tinyllm_ray.report.data import Trained, chance, read_report
+from tinyllm_ray.report.figures import _curve_titles, pareto_front, seconds_by_stage
+from tinyllm_ray.report.page import make_report, method_rows, search_summary, winner_sentence
+>>>>>>> ef05a9a (Report: a guess's score, losses on a logarithmic axis, the winner named, the student's own rationales, a table for phones)
 from tinyllm_ray.report.published import published
+from tinyllm_ray.report.search_figures import _heights, _size_order
 from tinyllm_ray.report.style import words
 
 
@@ -85,6 +92,41 @@ def test_the_search_table_is_sorted_by_validation_accuracy(data):
     summary = search_summary(data)
     assert [trial.differs["loss.rationale_weights.llama"] for trial in summary["best"]] == ["0.7", "1.1", "2.5", "0.3"]
     assert (summary["count"], summary["stopped"], summary["final"]) == (4, 0, None)
+
+
+def test_a_guess_and_the_teachers_stated_answers_are_measured(data, page):
+    """Four choices each; every text of the stores states the gold answer."""
+    assert data.chance == 0.25
+    assert data.gold_share == {"llama": 1.0, "flan": 1.0}
+    assert chance([{"choices": ["a", "b"]}, {"choices": ["a", "b", "c", "d"]}]) == (0.5 + 0.25) / 2
+    assert "A guess scores 25.0%." in page[1]
+
+
+def test_the_students_own_rationales_stand_beside_the_teachers(data, page):
+    assert [row["question_id"] for row in data.own_rationales] == ["q0", "q1", "q2"]
+    assert data.own_rationales[1]["own"] == {"llama": "It is red, <i>I</i> think (1)."}
+    assert [text["teacher"] for text in data.own_rationales[1]["texts"]] == ["llama", "flan"]
+    assert "It is red, &lt;i&gt;I&lt;/i&gt; think (1)." in page[1]
+
+
+def test_the_winner_of_the_search_is_named_with_its_test_score():
+    best = Trained("r", "search", 0, "result", 0, {}, {}, {"loss.label_weight": "0.3", "student.model": "base"})
+    search = {"final": {"mean": 43.21, "count": 3}, "best": [best]}
+    said = winner_sentence(search)
+    assert said == "The search's winner (label weight 0.3, student base) scores 43.2% on test, mean of 3 seeds."
+    assert winner_sentence(None) == winner_sentence({"final": None, "best": [best]}) == ""
+
+
+def test_students_stand_by_size_on_their_axis():
+    sizes = {"tiny": 10, "base": 900, "small": 50}
+    trials = [Trained("r", "search", 0, "result", 0, {"result/parameters": size}, {}, {}) for size in sizes.values()]
+    assert _size_order(list(sizes), trials) == ["tiny", "small", "base"]
+    assert _heights(list(sizes), ["tiny", "small", "base"]) == [0.0, 1.0, 0.5]
+
+
+def test_the_label_loss_comes_before_losses_that_not_every_variant_has(data):
+    titles = [title for _, title in _curve_titles(data)]
+    assert titles == ["Validation accuracy", "Loss: label", "Loss: llama", "Loss, all components weighted"]
 
 
 def test_seconds_are_summed_by_stage(data):

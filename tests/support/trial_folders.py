@@ -104,7 +104,9 @@ def write_trial(folder: str, *, key: str, seed: int, accuracy: float, test: bool
     for split in ("validation", "test") if test else ("validation",):
         rows = predictions(accuracy, seed)
         result |= {"test/accuracy": sum(row["correct"] for row in rows) / len(rows)} if split == "test" else {}
-        storage.write_table(storage.join(folder, "predictions", f"{split}.parquet"), pa.Table.from_pylist(rows))
+        storage.write_table(
+            storage.join(folder, "predictions", f"{split}.parquet"), pa.Table.from_pylist(rows, schema_of(Prediction))
+        )
     result |= {"parameters": 50_000, "device": "cpu", "train_s": 12.0, "wall_s": 15.0, "trained_tokens": 81_000}
     storage.write_bytes(storage.join(folder, "model", "README.md"), b"# a student\n")
     storage.write_json(storage.join(folder, "result.json"), result | {"eval/latency_ms": 3.5})
@@ -116,9 +118,9 @@ def predictions(accuracy: float, seed: int, count: int = 200) -> list[dict[str, 
     rows = []
     for number in range(count):
         correct = hardness.random() < accuracy if noise.random() < 0.8 else noise.random() < accuracy
-        rows.append(
-            {"question_id": f"q{number}", "question": "?", "answer": "red", "predicted": "red", "correct": correct}
-        )
+        own = [("llama", f"It is red, <i>I</i> think ({number}).")] if number < 3 else []
+        row = {"question_id": f"q{number}", "question": "?", "answer": "red", "predicted": "red", "correct": correct}
+        rows.append(row | {"choice_scores": [0.0, -1.0, -2.0, -3.0], "generated": "", "rationales": own})
     return rows
 
 

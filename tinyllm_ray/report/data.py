@@ -79,6 +79,9 @@ class ReportData:
     samples: list[dict[str, Any]]
     missing: list[str]
     overlaps: list[str]  # what the splits have in common, in sentences
+    chance: float | None = None  # test accuracy of a guess, from 0 to 1
+    gold_share: dict[str, float] = field(default_factory=dict)  # teacher -> stated answers that are the gold one
+    own_rationales: list[dict[str, Any]] = field(default_factory=list)  # test questions with the student's texts
 
     @property
     def methods(self) -> dict[str, list[Trained]]:
@@ -108,6 +111,7 @@ def read_report(experiment: Experiment, *, output_dir: str, uri: str) -> ReportD
     trials = newest([_trained(record, records) for record in records.children(parent)])
     datasets = records.datasets(parent.run_id)
     teachers = _teachers(experiment, parent, output_dir, missing)
+    questions = {item.name.rpartition("-")[2]: _questions(item, missing) for item in datasets}
     return ReportData(
         experiment,
         parent,
@@ -120,9 +124,12 @@ def read_report(experiment: Experiment, *, output_dir: str, uri: str) -> ReportD
             same=task_of(experiment.dataset.task).same,
         ),
         [json.loads(records.artifact(parent.run_id, path)) for path in records.files(parent.run_id, "generation")],
-        _samples(teachers, datasets, missing),
+        _samples(teachers, questions),
         missing,
         known_overlaps(output_dir, experiment.dataset.name),
+        chance(questions["test"]) if "test" in questions else None,
+        {teacher.name: share for teacher in teachers if (share := gold_share(teacher, questions)) is not None},
+        _own_rationales(trials, records, teachers, questions),
     )
 
 
@@ -206,19 +213,62 @@ def read_teacher(name: str, folder: str) -> TeacherText:
     )
 
 
+def _questions(dataset: DatasetRecord, missing: list[str]) -> list[dict[str, Any]]:
+    try:
+        return storage.read_table(dataset.uri).to_pylist()
+    except OSError as error:
+        missing.append(f"the questions {dataset.name}: {error}")
+        return []
+
+
+def chance(questions: Sequence[Mapping[str, Any]]) -> float | None:
+    """What a guess among each question's choices scores; None where some question has none."""
+    counts = [len(question["choices"]) for question in questions]
+    return sum(1 / count for count in counts) / len(counts) if counts and all(counts) else None
+
+
+def gold_share(teacher: TeacherText, questions: Mapping[str, Sequence[Mapping[str, Any]]]) -> float | None:
+    """Of the answers that a teacher's texts state, the share that is the gold answer; None where none is stated."""
+    gold = {row["question_id"]: row["answer"] for rows in questions.values() for row in rows}
+    stated = [
+        row["predicted_answer"] == gold[name]
+        for name, row in teacher.rationales.items()
+        if row["predicted_answer"] and name in gold
+    ]
+    return sum(stated) / len(stated) if stated else None
+
+
+def _own_rationales(
+    trials: Sequence[Trained],
+    records: Records,
+    teachers: Sequence[TeacherText],
+    questions: Mapping[str, Sequence[dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """Test questions for which the winner, else the student of all teachers, wrote rationales of its own."""
+    scored = [
+        trial for name in ("final", "all_teachers") for trial in trials if trial.variant == name and trial.correct
+    ]
+    if not scored or "test" not in questions:
+        return []
+    data = io.BytesIO(records.artifact(scored[0].run_id, "predictions/test.parquet"))
+    table = pq.read_table(data)
+    if "rationales" not in table.column_names:
+        return []
+    asked = {row["question_id"]: row for row in questions["test"]}
+    return [
+        _sample(asked[row["question_id"]], teachers)
+        | {"own": dict(row["rationales"]), "predicted": row["predicted"], "by": scored[0].variant}
+        for row in table.to_pylist()
+        if row["rationales"] and row["question_id"] in asked
+    ]
+
+
 def _samples(
-    teachers: Sequence[TeacherText], datasets: Sequence[DatasetRecord], missing: list[str]
+    teachers: Sequence[TeacherText], questions: Mapping[str, Sequence[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
     """Questions with every teacher's text: evenly spread over the training split, so that nobody has chosen them."""
-    train = next((item for item in datasets if item.name.endswith("-train")), None)
-    if train is None or not teachers:
-        return []
-    try:
-        questions = storage.read_table(train.uri).to_pylist()
-    except OSError as error:
-        missing.append(f"the training questions: {error}")
-        return []
-    known = [row for row in questions if any(row["question_id"] in teacher.rationales for teacher in teachers)]
+    asked = questions["train"] if "train" in questions else []
+    known = [row for row in asked if any(row["question_id"] in teacher.rationales for teacher in teachers)]
     count = min(SAMPLES, len(known))
     return [_sample(known[i * len(known) // count], teachers) for i in range(count)]
 

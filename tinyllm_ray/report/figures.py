@@ -59,6 +59,8 @@ def draw_all(data: ReportData, effects: Sequence[Effect]) -> list[Figure]:
         add("search-progress", "search", "Accuracy over trials", caption, partial(draw_progress, searched))
     for metric, title in _curve_titles(data):
         caption = "Mean over seeds." if len(data.experiment.seeds) > 1 else "One seed."
+        if metric == "train/loss":
+            caption += " A weighted sum over the components that a variant has: compare a variant with itself only."
         add(_file_name(metric), "curves", title, caption, partial(draw_curves, data, metric))
     if flags := _flags(data):
         caption = (
@@ -90,6 +92,7 @@ def draw_methods(data: ReportData, axes: Any) -> None:
             label = "paper" if "paper" not in axes.get_legend_handles_labels()[1] else None
             axes.plot([paper], [row], "D", mfc="none", mec=tint, ms=7, label=label)
     _teacher_lines(data, axes.axvline)
+    _chance_line(data, axes.axvline)
     axes.set_yticks(range(len(names)), [words(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.6)
     axes.set_xlabel("test accuracy, %")
@@ -139,6 +142,7 @@ def draw_tradeoff(
     front = pareto_front([(x, y) for x, y, _ in points])
     axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color=axes.yaxis.label.get_color(), lw=1, alpha=0.6)
     _teacher_lines(data, axes.axhline)
+    _chance_line(data, axes.axhline)
     if max(x for x, _, _ in points) > 5 * max(min(x for x, _, _ in points), 1e-9):
         log_axis(axes)
     axes.set_xlabel(label)
@@ -163,6 +167,10 @@ def draw_curves(data: ReportData, metric: str, axes: Any) -> None:
         dash = "--" if variant.startswith("without_") or variant == "final" else "-"
         tint = color(variant, teachers)
         axes.plot(steps, [scale * value for value in values], dash, color=tint, lw=1.6, label=words(variant))
+    if scale == 1:
+        log_axis(axes, which="y")
+    elif data.chance is not None:
+        _chance_line(data, axes.axhline)
     axes.set_xlabel("step")
     axes.set_ylabel("validation accuracy, %" if scale == 100 else "cross-entropy a token")
     legend_below(axes)
@@ -223,6 +231,11 @@ def _teacher_lines(data: ReportData, line: Callable[..., Any]) -> None:
         line(accuracy, color=tint, ls=":", lw=1.3, label=f"teacher {name}")
 
 
+def _chance_line(data: ReportData, line: Callable[..., Any]) -> None:
+    if data.chance is not None:
+        line(100 * data.chance, color="#8a8f99", ls=(0, (5, 3)), lw=1.1, label="chance")
+
+
 def _matrix(data: ReportData, variant: str) -> np.ndarray:
     """[seeds, questions] of 0 and 1, over the questions that every seed has."""
     by_seed = data.scores[variant]
@@ -231,7 +244,9 @@ def _matrix(data: ReportData, variant: str) -> np.ndarray:
 
 
 def _curve_titles(data: ReportData) -> list[tuple[str, str]]:
-    order = sorted(data.curves, key=lambda name: (name != "eval/accuracy", name))
+    first = ["eval/accuracy", "train/loss/label"]  # every variant has both, so they can be compared
+    order = [name for name in first if name in data.curves]
+    order += sorted(set(data.curves) - {*first, "train/loss"}) + ["train/loss"] * ("train/loss" in data.curves)
     titles = {"eval/accuracy": "Validation accuracy", "train/loss": "Loss, all components weighted"}
     return [(name, titles.get(name) or f"Loss: {name.removeprefix('train/loss/')}") for name in order]
 

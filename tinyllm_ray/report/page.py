@@ -41,20 +41,31 @@ def make_report(experiment: Experiment, *, output_dir: str, uri: str) -> dict[st
     for figure in figures:
         storage.write_bytes(storage.join(folder, f"{figure.name}.png"), figure.light)
     _keep_in_mlflow(data, html, figures, uri=uri)
-    return {"report": path, "headline": conclude(effects), "effects": [vars(effect) for effect in effects]}
+    headline = " ".join(filter(None, [conclude(effects), winner_sentence(search_summary(data))]))
+    return {"report": path, "headline": headline, "effects": [vars(effect) for effect in effects]}
 
 
 def render_page(data: ReportData, effects: Sequence[Effect], figures: Sequence[Figure], *, uri: str) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tinyllm_ray.report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"percent": _percent, "signed": _signed, "count": _count, "words": words}
+    environment.filters |= {
+        "short_path": _short_path,
+        "percent": _percent,
+        "signed": _signed,
+        "count": _count,
+        "words": words,
+    }
     experiment = data.experiment
     return environment.get_template("report.html.j2").render(
         experiment=experiment,
         parent=data.parent,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         headline=conclude(effects),
+        winner=winner_sentence(search_summary(data)),
+        chance=None if data.chance is None else 100 * data.chance,
+        gold_share=data.gold_share,
+        own_rationales=data.own_rationales,
         miniature=experiment.dataset.format == "miniature",
         missing=[redact_text(line) for line in data.missing],
         overlaps=data.overlaps,
@@ -110,6 +121,26 @@ def search_summary(data: ReportData) -> dict[str, Any] | None:
         "final": {"mean": stats.mean(final), "count": len(final)} if final else None,
         "champion": {k: v for k, v in data.parent.tags.items() if k.startswith("champion.")},
     }
+
+
+def winner_sentence(search: dict[str, Any] | None) -> str:
+    """What the search found; empty without a search whose winner was scored."""
+    if not search or not search["final"]:
+        return ""
+    sampled = ", ".join(f"{_short_path(path)} {value}" for path, value in search["best"][0].differs.items())
+    count = search["final"]["count"]
+    return (
+        f"The search's winner ({sampled}) scores {search['final']['mean']:.1f}% on test, "
+        f"{'one seed' if count == 1 else f'mean of {count} seeds'}."
+    )
+
+
+def _short_path(path: str) -> str:
+    """loss.rationale_weights.north -> north weight; student.model -> student."""
+    if path == "student.model":
+        return "student"
+    last = path.rpartition(".")[2]
+    return f"{last} weight" if ".rationale_weights." in path else last.replace("_", " ")
 
 
 def cost_rows(data: ReportData) -> list[dict[str, Any]]:

@@ -17,7 +17,11 @@ def draw_parallel(trials: Sequence[Trained], axes: Any) -> None:
         [yaml.safe_load(trial.differs[path]) if path in trial.differs else None for trial in trials] for path in paths
     ]
     accuracies = [100 * trial.metrics["eval/accuracy"] for trial in trials]
-    heights = [*(_heights(column) for column in columns), _heights(accuracies)]
+    orders = [
+        _size_order(column, trials) if path == "student.model" else None
+        for path, column in zip(paths, columns, strict=True)
+    ]
+    heights = [_heights(column, order) for column, order in zip(columns, orders, strict=True)] + [_heights(accuracies)]
     low, high = min(accuracies), max(accuracies)
     tints = colormaps["viridis"]
     for number, trial in sorted(enumerate(trials), key=lambda pair: accuracies[pair[0]]):
@@ -25,9 +29,9 @@ def draw_parallel(trials: Sequence[Trained], axes: Any) -> None:
         path = [column[number] for column in heights]
         dash = "--" if trial.ended == "stopped" else "-"
         axes.plot(range(len(path)), path, dash, color=tints(0.3 + 0.55 * share), lw=1.2 + 1.4 * share, alpha=0.9)
-    for place, column in enumerate([*columns, accuracies]):
+    for place, (column, height) in enumerate(zip([*columns, accuracies], heights, strict=True)):
         axes.axvline(place, color=axes.yaxis.label.get_color(), lw=0.8, alpha=0.5)
-        _mark(axes, place, column)
+        _mark(axes, place, column, height)
     names = [path.split(".", 1)[-1].replace("rationale_weights.", "weight of\n").replace("_", " ") for path in paths]
     axes.set_xticks(range(len(names) + 1), [*names, "validation\naccuracy, %"], fontsize=8.5)
     axes.set_yticks([])
@@ -53,21 +57,31 @@ def draw_progress(trials: Sequence[Trained], axes: Any) -> None:
     legend_below(axes)
 
 
-def _heights(values: Sequence[Any]) -> list[float]:
-    """0 to 1 along an axis; what is not a number stands in even steps, in sorted order."""
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+def _size_order(models: Sequence[Any], trials: Sequence[Trained]) -> list[str]:
+    """Names of students, from the smallest to the largest; those without a known size come first."""
+    sizes = {str(model): 0.0 for model in models}
+    for model, trial in zip(models, trials, strict=True):
+        for name in ("parameters", "result/parameters"):
+            if name in trial.metrics:
+                sizes[str(model)] = trial.metrics[name]
+    return sorted(sizes, key=lambda model: (sizes[model], model))
+
+
+def _heights(values: Sequence[Any], order: Sequence[str] | None = None) -> list[float]:
+    """0 to 1 along an axis; what is not a number stands in even steps, in the given or sorted order."""
+    if order is None and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         low, high = min(values), max(values)
         return [(value - low) / (high - low) if high > low else 0.5 for value in values]
-    kinds = sorted({str(value) for value in values})
+    kinds = list(order or sorted({str(value) for value in values}))
     return [kinds.index(str(value)) / (len(kinds) - 1) if len(kinds) > 1 else 0.5 for value in values]
 
 
-def _mark(axes: Any, place: int, values: Sequence[Any]) -> None:
+def _mark(axes: Any, place: int, values: Sequence[Any], heights: Sequence[float]) -> None:
     """The ends of a number's axis, or each name on it."""
-    heights = dict(zip(map(_text, values), _heights(values), strict=True))
+    marks = dict(zip(map(_text, values), heights, strict=True))
     numbers = all(isinstance(value, int | float) for value in values)
-    for text, height in heights.items():
-        if not numbers or height in (0.0, 1.0) or len(heights) <= 3:
+    for text, height in marks.items():
+        if not numbers or height in (0.0, 1.0) or len(marks) <= 3:
             axes.annotate(f" {text}", (place, height), fontsize=8, va="center")
 
 

@@ -87,9 +87,10 @@ def words(variant: str) -> str:
     return f"{start} {teacher}" if start in ("only", "without") else variant.replace("_", " ")
 
 
-def log_axis(axes: Any) -> None:
-    """A logarithmic horizontal axis marked 10, 20, 50, 100."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+def log_axis(axes: Any, *, which: str = "x") -> None:
+    """A logarithmic axis marked 1, 2, 5, 10."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_minor_formatter(NullFormatter())
