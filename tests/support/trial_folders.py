@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from tinyllm_ray import storage
 from tinyllm_ray.config import validate, with_overrides
 from tinyllm_ray.data import store
-from tinyllm_ray.rows import Question, Rationale, to_table
+from tinyllm_ray.rows import Prediction, Question, Rationale, schema_of, to_table
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.tuning.methods import ablation
 

@@ -267,7 +267,7 @@ def _samples(
     teachers: Sequence[TeacherText], questions: Mapping[str, Sequence[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
     """Questions with every teacher's text: evenly spread over the training split, so that nobody has chosen them."""
-    asked = questions["train"] if "train" in questions else []
+    asked = questions["train"] if "train" in questions and teachers else []
     known = [row for row in asked if any(row["question_id"] in teacher.rationales for teacher in teachers)]
     count = min(SAMPLES, len(known))
     return [_sample(known[i * len(known) // count], teachers) for i in range(count)]
