@@ -13,7 +13,11 @@ BASE = {
     "storage",
     "redact",
     "lock",
-BASE = {"experiment_file", "strict_yaml", "failures", "outside", "progress"}
+    "experiment_file",
+    "strict_yaml",
+    "failures",
+    "outside",
+    "progress",
 }
 GROUPS = {"tasks", "data", "teachers", "student", "miniature"}
 TOP = {"cli", "pipeline", "tuning", "report"}

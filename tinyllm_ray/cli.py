@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import rich
 import typer
-from rich.console import Console
 
 from tinyllm_ray import stages, storage
 from tinyllm_ray.checks import check
@@ -22,7 +21,7 @@ from tinyllm_ray.config import UserError, load_experiment, output_dir
 from tinyllm_ray.failures import message_of
 from tinyllm_ray.lock import hold
 from tinyllm_ray.output import Output, send_chatter_to
-from tinyllm_ray.redact import redact_text
+from tinyllm_ray.progress import say
 from tinyllm_ray.session import Session
 
 app = typer.Typer(
@@ -312,14 +311,10 @@ def _session(experiment: Path, overrides: list[str] | None, *, writes: bool = Fa
     """The session of one command; one that `writes` sends its engines' chatter to a file and has the folder alone."""
     loaded = load_experiment(experiment, overrides or [])
     folder = output_dir(loaded)
-    with Session(loaded, say=_say) as session, hold(folder, command=sys.argv[1], say=_say) if writes else nullcontext():
+    with Session(loaded, say=say) as session, hold(folder, command=sys.argv[1], say=say) if writes else nullcontext():
         if writes and storage.is_local(folder):
             send_chatter_to(storage.local_path(folder) / "logs" / "engines.log")
         yield session
-
-
-def _say(line: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(redact_text(line))
 
 
 def _method_lines(methods: dict[str, Any]) -> str:

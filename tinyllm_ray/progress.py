@@ -14,12 +14,13 @@ from datetime import timedelta
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn
 from rich.text import Text
 
-from tinyllm_ray import storage
+from tinyllm_ray.redact import redact_text
 
 QUIET_S = 10.0  # between two plain lines of a step, at least
+SHORT_S = 2.0  # what ends before and has no total is not worth a line
 SILENT_S = 30.0  # after so long a line says that the step goes on, even where nothing changed
 TICK_S = 1.0
 _RATE_OVER_S = 60.0
@@ -57,14 +58,14 @@ def step(title: str, *, total: float | None = None, unit: str = "", found: float
 
 def say(text: str) -> None:
     """A line for people, above the bars where there are some."""
-    _the_board().say(text)
+    _the_board().say(redact_text(text))
 
 
 def describe(task: Task) -> str:
     """One line on a step: what, done of total, rate, time left or taken, latest figures."""
     unit, found, rate = task.fields["unit"], task.fields["found"], _rate(task)
     parts = []
-    if task.total is not None:
+    if task.fields["counted"]:
         parts.append(f"{task.completed:,.0f}/{task.total:,.0f} {unit}".rstrip())
     if rate:
         parts.append(f"{rate:,.1f} {unit}/s")
@@ -74,7 +75,7 @@ def describe(task: Task) -> str:
 
 def _rate(task: Task) -> float:
     """Units a second: over the last minute while it runs, over all in the end. What was found does not count."""
-    if task.total is None or not task.fields["unit"]:
+    if not task.fields["counted"] or not task.fields["unit"]:
         return 0.0
     if not task.fields["end"] and task.speed:
         return task.speed
@@ -118,7 +119,7 @@ class _Board:
             if not self._open and self.live:
                 self._bars = self._new_bars()  # those of earlier steps stay as they were printed
                 self._bars.start()
-            fields = {"unit": unit, "note": "", "found": found, "end": "", "state": (found, "")}
+            fields = {"unit": unit, "note": "", "found": found, "end": "", "state": None, "counted": total is not None}
             task = self._bars.add_task(title, total=total, completed=int(found), **fields)
             self._open.add(task)
             if not self.live:
@@ -139,12 +140,16 @@ class _Board:
         with self._lock:
             found = self._task(task)
             self._bars.stop_task(task)
-            whole = {"total": 1, "completed": 1} if found.total is None and how == "done" and self.live else {}
+            counted = found.total is not None
+            whole = {} if counted or how != "done" else {"total": 1, "completed": 1}  # a full bar
             self._bars.update(task, end=how, **whole)
             self._open.discard(task)
-            if not self.live:
+            worth_a_line = counted or how != "done" or (found.elapsed or 0) >= SHORT_S
+            if not self.live and worth_a_line:
                 self._line(task, describe(found))
-            elif not self._open:
+            elif self.live and not worth_a_line:
+                self._bars.update(task, visible=False)
+            if self.live and not self._open:
                 self._bars.stop()
 
     def say(self, text: str) -> None:
@@ -193,7 +198,6 @@ class _Board:
                 self._line(task, describe(found))
 
 
-POLL_S = 2.0
 _board: _Board | None = None
 
 
@@ -207,32 +211,3 @@ def _the_board() -> _Board:
         _board = _Board(stream)
         atexit.register(_board.stop)
     return _board
-
-
-def make_bars() -> Progress:
-    """Bars on stderr, so that stdout holds results alone."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
-
-
-@contextmanager
-def follow_training(folder: str, *, title: str, steps: int) -> Iterator[None]:
-    """Show how far a trial is, by the step in the name of its newest metrics part."""
-    done = threading.Event()
-    with make_bars() as bars:
-        task = bars.add_task(title, total=steps)
-
-        def watch() -> None:
-            while not done.wait(POLL_S):
-                parts = storage.list_files(storage.join(folder, "metrics"), ".jsonl")
-                if parts:
-                    bars.update(task, completed=int(parts[-1].rpartition("-")[2].removesuffix(".jsonl")))
-
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
-            yield
-            bars.update(task, completed=steps)
-        finally:
-            done.set()
-            thread.join()

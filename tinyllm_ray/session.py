@@ -17,6 +17,7 @@ from tinyllm_ray.config import UserError, output_dir, public
 from tinyllm_ray.data import store
 from tinyllm_ray.data.questions import QuestionFile, describe, prepare_questions
 from tinyllm_ray.data.store import StoreId
+from tinyllm_ray.progress import step
 from tinyllm_ray.schema import Experiment
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class Session:
             from tinyllm_ray.miniature.world import prepare_world
 
             prepare_world(self.experiment, output_dir=self.dir)
-        files = prepare_questions(self.experiment.dataset, output_dir=self.dir)
+        with step("questions"):
+            files = prepare_questions(self.experiment.dataset, output_dir=self.dir)
         for line in describe(files):
             self.say(line)
         return files
@@ -107,7 +109,8 @@ class Session:
         with self._connecting:
             if not self._pools:
                 self.write_config()
-                connect.connect(self.experiment.pools, log_dir=storage.join(self.dir, "logs"))
+                with step("starting Ray"):
+                    connect.connect(self.experiment.pools, log_dir=storage.join(self.dir, "logs"))
                 connect.check_visible(self.dir)
                 self._opened.callback(capacity.watch_pending(self.experiment.pools, say=self.say))
             new = [name for name in pools if name not in self._pools]

@@ -44,6 +44,7 @@ from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.data.selection import choose_all
 from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.data.tokenizer import StudentTokenizer, TokenWriter
+from tinyllm_ray.progress import Step, step
 from tinyllm_ray.rows import SPLITS, Question, Selection, to_table
 from tinyllm_ray.schema import LABEL, Experiment
 from tinyllm_ray.schema.rationales import NEEDS_OWN_ANSWERS
@@ -68,7 +69,9 @@ def build_features(
     plan = _plan(experiment, questions, stores, tokenizer_folder)
     folder = storage.join(output_dir, "features", digest(plan))
     if not storage.exists(storage.join(folder, "meta.json")):
-        _build(folder, plan, questions=questions, stores=stores, tokenizer_folder=tokenizer_folder)
+        total = sum(questions[split].rows for split in plan["questions"])
+        with step("features", total=total, unit="rows") as bar:
+            _build(folder, plan, bar, questions=questions, stores=stores, tokenizer_folder=tokenizer_folder)
     meta = storage.read_json(storage.join(folder, "meta.json"))
     for split, counts in meta["splits"].items():
         check_counts(counts, split, experiment)
@@ -134,6 +137,7 @@ def _answers_of(label_source: str) -> StoreId:
 def _build(
     folder: str,
     plan: dict[str, Any],
+    bar: Step,
     *,
     questions: Mapping[str, QuestionFile],
     stores: Mapping[StoreId, str],
@@ -149,7 +153,7 @@ def _build(
         if split == "test":  # scored and never trained on
             found = count_scored(questions[split].path, plan, tokenizer)
         else:
-            found = _build_split(partial / split, split, plan, questions, stores, tokenizer)
+            found = _build_split(partial / split, split, plan, questions, stores, tokenizer, bar)
         counts[split] = {"rows": questions[split].rows, **as_plain(found, ["input", *plan["components"]])}
         log.info("features of %s: %s", split, counts[split])
     (partial / "meta.json").write_text(json.dumps({"plan": plan, "splits": counts}, indent=2))
@@ -175,6 +179,7 @@ def _build_split(
     questions: Mapping[str, QuestionFile],
     stores: Mapping[StoreId, str],
     tokenizer: StudentTokenizer,
+    bar: Step,
 ) -> Counts:
     """Write one split chunk by chunk."""
     file = questions[split]
@@ -196,6 +201,7 @@ def _build_split(
     for chunk in iterate_questions(file.path, ROWS_AT_ONCE):
         examples.add(_encode_chunk(chunk, first, plan, targets, tokenizer, tokens, counts))
         first += len(chunk)
+        bar.advance(len(chunk))
     tokens.finish()
     examples.finish()
     return counts

@@ -10,16 +10,16 @@ import os
 import random
 import tempfile
 import time
+from contextlib import ExitStack
 from ctypes import c_double
 from typing import Any
-
-from rich.progress import Progress
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import digest
 from tinyllm_ray.data.prompts import load_template
 from tinyllm_ray.miniature.lessons import Lesson, make_facts, make_lessons, train_tokenizer
 from tinyllm_ray.miniature.world import make_world, prepare_world
+from tinyllm_ray.progress import step
 from tinyllm_ray.schema import Experiment, InContext, Miniature
 
 TEACHERS = {"north_llama": 0, "south_t5": 1}  # folder: the half of the animals that the teacher knows
@@ -58,14 +58,17 @@ def make_teachers(
         name: context.Process(target=_make_teacher, args=(name, folder, sizes, template, in_context, steps[name]))
         for name in TEACHERS
     }
-    with Progress(transient=True) as progress:
-        bars = {name: progress.add_task(f"teaching {name}", total=sizes.teacher_steps) for name in TEACHERS}
+    with ExitStack() as stack:
+        total = sizes.teacher_steps
+        bars = {name: stack.enter_context(step(f"teaching {name}", total=total, unit="steps")) for name in TEACHERS}
         for process in processes.values():
             process.start()
         while any(process.is_alive() for process in processes.values()):
             for name, bar in bars.items():
-                progress.update(bar, completed=steps[name].value)
+                bar.set(steps[name].value)
             time.sleep(0.2)
+        for name, bar in bars.items():
+            bar.set(steps[name].value)
     for name, process in processes.items():
         if process.exitcode:
             raise RuntimeError(f"the training of the teacher {name} ended with exit code {process.exitcode}")

@@ -19,6 +19,7 @@ from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.data.tokenizer import StudentTokenizer
+from tinyllm_ray.progress import step
 from tinyllm_ray.schema import Experiment, FromScratch, Lora, Student
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def prepare_tokenizer(
     if storage.exists(storage.join(folder, "layout.json")):
         return folder
     if scratch and student.tokenizer is None:
-        tokenizer = _train_tokenizer(_texts(experiment, questions["train"].path, stores), scratch.vocabulary_size)
+        with step("tokenizer"):
+            tokenizer = _train_tokenizer(_texts(experiment, questions["train"].path, stores), scratch.vocabulary_size)
     else:
         tokenizer = _load_tokenizer(student)
     layout = token_layout(
@@ -284,7 +286,7 @@ def _train_tokenizer(texts: Iterator[str], vocabulary_size: int) -> Any:
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
         special_tokens=SPECIAL_TOKENS,

@@ -163,8 +163,9 @@ def _run_teacher(
         log_foreign_code(teacher)
         if before_engines:
             before_engines()
-        meter = _Meter(report, bars.add(teacher.name, total=pending.rows))
+        meter = _Meter(report, bars.add(teacher.name, total=pending.wanted, found=pending.found))
         failures += _run_pending(engine, pending, targets[teacher.name], meter, folder=folder)
+        meter.close()
     storage.remove_folder(folder)
     for target in targets[teacher.name]:
         compact(target.folder, target.split)

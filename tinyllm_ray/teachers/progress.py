@@ -1,40 +1,39 @@
-"""Progress bars of the teachers, on the driver's standard error."""
+"""How far each teacher is: a step of `tinyllm_ray.progress` for each, with the tokens that its engine makes a second."""
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from contextlib import ExitStack
+from types import TracebackType
+
+from tinyllm_ray.progress import Step, step
 
 
 class Bars:
-    """One bar for each teacher; threads may share it."""
+    """Use as a context manager; threads may share it."""
 
     def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]:,.0f} tokens/s"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
+        self._open = ExitStack()
 
     def __enter__(self) -> "Bars":
-        self._progress.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(error_type, error, trace)
 
-    def add(self, name: str, *, total: int) -> "Bar":
-        return Bar(self._progress, self._progress.add_task(f"teacher {name}", total=total, speed=0.0))
+    def add(self, name: str, *, total: int, found: int = 0) -> "Bar":
+        """`total` with what was `found` in the store."""
+        started = self._open.enter_context(ExitStack())
+        bar = started.enter_context(step(f"teacher {name}", total=total, unit="rows", found=found))
+        bar.note("engine starting")
+        return Bar(bar, started)
 
 
 class Bar:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress = progress
-        self._task = task
+    def __init__(self, bar: Step, started: ExitStack) -> None:
+        self._bar, self._started = bar, started
 
     def advance(self, rows: int, tokens_per_second: float) -> None:
-        self._progress.update(self._task, advance=rows, speed=tokens_per_second)
+        self._bar.advance(rows, note=f"{tokens_per_second:,.0f} tokens/s")
 
     def finish(self) -> None:
-        self._progress.refresh()
+        self._started.close()

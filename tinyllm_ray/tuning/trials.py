@@ -3,7 +3,6 @@
 In: resolved trainings, a fixed list or as a searcher suggests them. Out: one result per trial, in its folder.
 """
 
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -13,16 +12,16 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
-from rich.progress import Progress
 
 from tinyllm_ray import storage
 from tinyllm_ray.cluster import pools
-from tinyllm_ray.progress import follow_training, make_bars
+from tinyllm_ray.progress import say
 from tinyllm_ray.redact import redact_text
 from tinyllm_ray.schema import Experiment, Search
 from tinyllm_ray.student.records import read_evaluations
 from tinyllm_ray.student.train import run_trial, run_trial_ddp
 from tinyllm_ray.tracking.tracker import Tracker
+from tinyllm_ray.tuning.follow import follow
 from tinyllm_ray.tuning.training import FAILURE, STOPPED, Training, read_trial
 
 
@@ -31,7 +30,8 @@ def run_on_pool(training: Training, *, tracker: Tracker) -> dict[str, Any]:
     _watch(training, tracker)
     spec = training.spec
     title = f"{training.name} on {spec.ranks} ranks"
-    with follow_training(training.trial.dir, title=title, steps=spec.experiment.training.steps):
+    steps = spec.experiment.training.steps
+    with follow({training.trial.key: training}, title=title, total=1, steps=steps):
         return run_trial_ddp(training.trial, ranks=spec.ranks)
 
 
@@ -55,10 +55,10 @@ def run_trials(
     """
     pool, ranks = experiment.pools.student, most_ranks(experiment.search)
     at_once = pools.concurrent_trials(pool, ranks)
-    print(f"student pool: {pool.workers} workers, up to {ranks} a trial: {at_once} at once", file=sys.stderr)
+    say(f"student pool: {pool.workers} workers, up to {ranks} a trial: {at_once} at once")
     local = storage.is_local(output_dir)
-    with make_bars() as progress:
-        watch = _Watch(trainings, tracker, progress, progress.add_task(title, total=total))
+    with follow(trainings, title=title, total=total, steps=experiment.training.steps):
+        watch = _Watch(trainings, tracker)
         trainable = tune.with_parameters(_trainable, output_dir=output_dir, ranks=ranks)
         tuner = tune.Tuner(
             tune.with_resources(trainable, pools.trial_resources(pool, ranks)),
@@ -111,22 +111,16 @@ def _watch(training: Training, tracker: Tracker) -> None:
 
 
 class _Watch(tune.Callback):
-    """Driver side of each trial: its MLflow record, the progress bar, and a mark where it ended early."""
+    """Driver side of each trial: its MLflow record, and a mark where it ended early."""
 
-    def __init__(self, trainings: dict[str, Training], tracker: Tracker, progress: Progress, task: Any) -> None:
-        self.trainings, self.tracker, self.progress, self.task = trainings, tracker, progress, task
-        self.best = 0.0
+    def __init__(self, trainings: dict[str, Training], tracker: Tracker) -> None:
+        self.trainings, self.tracker = trainings, tracker
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return tune.Callback, ()  # Tune pickles its callbacks into a snapshot that nobody reads
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         _watch(self.trainings[trial.config["key"]], self.tracker)
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        self.best = max(self.best, result["eval/accuracy"])
-        title = self.progress.tasks[self.task].description.partition(":")[0]
-        self.progress.update(self.task, description=f"{title}: best validation accuracy {self.best:.3f}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._end(trial, STOPPED, {})
@@ -143,4 +137,3 @@ class _Watch(tune.Callback):
             steps = known.pop("step") if "step" in known else 0
             end = {"key": ours.trial.key, "seed": ours.spec.seed, "steps": steps, **known, **more}
             storage.write_json(storage.join(ours.trial.dir, mark), end)
-        self.progress.advance(self.task)
