@@ -123,9 +123,9 @@ class _Board:
             task = self._bars.add_task(title, total=total, completed=int(found), **fields)
             self._open.add(task)
             if not self.live:
-                self._line(
-                    task, f"{title}: started" + (f", {found:,.0f} of {total:,.0f} {unit} found" if found else "")
-                )
+                self._said_at[task] = time.monotonic() + SHORT_S - QUIET_S
+                if found:
+                    self._line(task, f"{title}: {found:,.0f} of {total:,.0f} {unit} found")
                 self._watch()
             return task
 

@@ -14,12 +14,11 @@ from contextlib import ExitStack
 from ctypes import c_double
 from typing import Any
 
-from tinyllm_ray import storage
+from tinyllm_ray import progress, storage
 from tinyllm_ray.config import digest
 from tinyllm_ray.data.prompts import load_template
 from tinyllm_ray.miniature.lessons import Lesson, make_facts, make_lessons, train_tokenizer
 from tinyllm_ray.miniature.world import make_world, prepare_world
-from tinyllm_ray.progress import step
 from tinyllm_ray.schema import Experiment, InContext, Miniature
 
 TEACHERS = {"north_llama": 0, "south_t5": 1}  # folder: the half of the animals that the teacher knows
@@ -60,7 +59,9 @@ def make_teachers(
     }
     with ExitStack() as stack:
         total = sizes.teacher_steps
-        bars = {name: stack.enter_context(step(f"teaching {name}", total=total, unit="steps")) for name in TEACHERS}
+        bars = {
+            name: stack.enter_context(progress.step(f"teaching {name}", total=total, unit="steps")) for name in TEACHERS
+        }
         for process in processes.values():
             process.start()
         while any(process.is_alive() for process in processes.values()):

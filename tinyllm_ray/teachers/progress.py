@@ -1,4 +1,4 @@
-"""How far each teacher is: a step of `tinyllm_ray.progress` for each, with the tokens that its engine makes a second."""
+"""How far each teacher is: a step of `tinyllm_ray.progress` for each, with the tokens a second of its engine."""
 
 from contextlib import ExitStack
 from types import TracebackType
