@@ -237,6 +237,24 @@ def run(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json =
 
 
 @app.command()
+def clean(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what can be freed, and free nothing")] = False,
+    as_json: Json = False,
+) -> None:
+    """Free what can be made again: checkpoints of ended trainings, features, the state of Ray."""
+    from tinyllm_ray.tuning import clean as cleaning
+
+    with _session(experiment, overrides, writes=not dry_run) as session:
+        spare = cleaning.find_spare(session.dir)
+        if not dry_run:
+            cleaning.remove(spare)
+    result = {"freed": not dry_run, "bytes": sum(item.bytes for item in spare), "kinds": [asdict(s) for s in spare]}
+    _finish(result, as_json, "\n".join(cleaning.describe(spare, removed=not dry_run)))
+
+
+@app.command()
 def submit(
     experiment: ExperimentFile,
     overrides: Overrides = None,

@@ -154,7 +154,10 @@ def _methods(session: Session, variants: dict[str, Experiment], *, title: str) -
         for seed in seeds
     ]
     trainings = {training.trial.key: training for training in (resolve(spec, session.inputs) for spec in specs)}
-    if not all(training.done() for training in trainings.values()):
+    found = sum(training.done() for training in trainings.values())
+    if found:
+        session.say(f"{title}: {found} of {len(trainings)} finished trainings found")
+    if found < len(trainings):
         session.connect("student")
         run_trials(
             trainings,

@@ -123,6 +123,11 @@ def _listed(folder: str, suffix: str) -> dict[str, pafs.FileInfo]:
     return dict(sorted(found.items()))
 
 
+def size(uri: str) -> int:
+    """Bytes of a file; 0 where it is not there."""
+    return _retry(lambda: _info(uri)).size or 0
+
+
 def put_file(source: Path, uri: str) -> None:
     """Copy a local file in pieces; as atomic as `write_bytes`, for files that should not be held in memory."""
 

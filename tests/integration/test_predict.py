@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_every_row_is_as_evaluate_has_it_and_parts_that_are_there_are_not_answer
     settings = {"student": {"label_prefix": PREFIX, "max_rationale_tokens": 4}, "evaluation": {}}
     storage.write_json(str(tmp_path / "model/student.json"), settings | {"task_prefixes": {"llama": "llama : "}})
     asked = (questions_asked() * 90)[: 2 * ROWS_PER_PART + 20]
-    rows = [question.row() | {"id": str(number)} for number, question in enumerate(asked)]
+    rows = [asdict(question) | {"id": str(number)} for number, question in enumerate(asked)]
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     student = Student(model=str(tmp_path / "model"), **settings["student"])
     metrics, expected = evaluate(

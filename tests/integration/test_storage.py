@@ -16,7 +16,7 @@ pytestmark = pytest.mark.engine
 def test_stores_checkpoints_and_models_lie_where_the_uri_says(scheme: str, bucket: str, tmp_path: Path) -> None:
     out = f"{bucket}/runs/small" if scheme == "s3" else f"file://{tmp_path}/shared/small"
     tracking = {"uri": f"sqlite:///{tmp_path}/mlflow.db"}
-    path = write_experiment(tmp_path, output={"dir": out}, tracking=tracking)
+    path = write_experiment(tmp_path, output={"dir": out}, tracking=tracking, training={"keep_checkpoints": True})
     assert run("generate", path, env=dict(os.environ))["teacher_rows_generated"] == 112
     assert run("generate", path, env=dict(os.environ))["teacher_rows_generated"] == 0
     (trained,) = run("train", path, env=dict(os.environ))["models"]

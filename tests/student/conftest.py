@@ -72,7 +72,9 @@ def make_experiment(**changes: Any) -> Experiment:
             },
         },
         "loss": {"label_weight": 1.0, "rationale_weights": {"long": 0.5, "short": 2.0}},
-        "training": {"steps": 6, "batch_size": 8, "learning_rate": 1e-2, "eval_every_steps": 3, "log_every_steps": 2},
+        "training": {"steps": 6, "batch_size": 8, "learning_rate": 1e-2, "eval_every_steps": 3, "log_every_steps": 2}
+        | {"keep_checkpoints": True}
+        | {"keep_checkpoints": True},
     }
     for section, values in changes.items():
         raw[section] = {**raw[section], **values} if isinstance(values, dict) and section in raw else values

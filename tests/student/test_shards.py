@@ -18,7 +18,13 @@ DROPOUT = {
     "tiny": {"width": 32, "ff_width": 64, "vocabulary_size": 400, "dropout": 0.1},
     "decoder": {"architecture": "llama", "width": 32, "ff_width": 64, "vocabulary_size": 400, "dropout": 0.1},
 }
-TRAINING = {"steps": 6, "eval_every_steps": 3, "checkpoint_every_steps": 3, "log_every_steps": 1}
+TRAINING = {
+    "steps": 6,
+    "eval_every_steps": 3,
+    "checkpoint_every_steps": 3,
+    "log_every_steps": 1,
+    "keep_checkpoints": True,
+}
 
 
 def test_the_tree_over_five_shards_is_the_one_in_the_drawing():

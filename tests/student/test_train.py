@@ -66,6 +66,13 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_weights_to_th
     assert steps == sorted(steps)
 
 
+def test_a_finished_training_keeps_no_checkpoint_unless_told(world):
+    trial = world.trial(training={"keep_checkpoints": False})
+    run_trial(trial, report=lambda row: None)
+    assert (Path(trial.dir) / "result.json").is_file()
+    assert not (Path(trial.dir) / "checkpoints").exists()
+
+
 def test_two_checkpoints_are_kept(world):
     trial = world.trial(training={"steps": 5, "checkpoint_every_steps": 1})
     run_trial(trial, report=lambda row: None)

@@ -117,6 +117,9 @@ class Training(Section):
     max_gradient_norm: float | None = Field(1.0, gt=0, description="clip gradients to this norm; null: do not clip")
     eval_every_steps: int = Field(200, ge=1, description="optimizer steps from one validation to the next")
     checkpoint_every_steps: int = Field(200, ge=1, description="optimizer steps from one checkpoint to the next")
+    keep_checkpoints: bool = Field(
+        False, description="keep a training's newest checkpoints once it has its result; false deletes them then"
+    )
     log_every_steps: int = Field(10, ge=1, description="optimizer steps from one logged loss to the next")
     gradient_checkpointing: bool = Field(
         False, description="compute activations again in the backward pass: less memory, slower"

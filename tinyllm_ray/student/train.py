@@ -284,6 +284,8 @@ def _finish(run: Run, *, train_s: float, started: float) -> dict[str, Any]:
         answering = answering_of(experiment)
         records.write_model(trial.dir, run.model, tokenizer_folder=trial.tokenizer, card=card, answering=answering)
         storage.write_json(storage.join(trial.dir, "result.json"), result)
+        if not training.keep_checkpoints:
+            storage.remove_folder(storage.join(trial.dir, "checkpoints"))
     return result
 
 

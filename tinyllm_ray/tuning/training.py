@@ -88,6 +88,7 @@ def resolve(spec: TrainingSpec, inputs: Inputs) -> Training:
         output_dir=inputs.output_dir,
     )
     matters = experiment.model_dump(mode="json", include={"student", "loss", "training", "evaluation"})
+    del matters["training"]["keep_checkpoints"]  # it changes no result
     key = f"{spec.variant}-seed{spec.seed}-{digest([matters, features.rpartition('/')[2], spec.score_test])}"
     trial = Trial(
         key=key,

@@ -1,0 +1,46 @@
+"""What a run says in a log: no silence of more than 30 s, and the figures that people look for."""
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from support.small_experiment import COMMAND, write_experiment
+
+pytestmark = pytest.mark.engine
+
+
+def run_with_times(path: Path, *overrides: str) -> tuple[list[tuple[float, str]], dict]:
+    """The lines on stderr with the seconds since the start, and the result."""
+    began, lines = time.monotonic(), []
+    process = subprocess.Popen(
+        [COMMAND, "run", str(path), *overrides, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=path.parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )
+    for line in process.stderr:
+        lines.append((time.monotonic() - began, line.rstrip()))
+    assert process.wait() == 0, "\n".join(line for _, line in lines)
+    return [(0.0, ""), *lines, (time.monotonic() - began, "")], json.loads(process.stdout.read())
+
+
+def test_a_run_is_never_silent_for_long_and_a_rerun_says_what_was_found(tmp_path):
+    path = write_experiment(tmp_path, training={"steps": 60, "log_every_steps": 1, "eval_every_steps": 20})
+    lines, _ = run_with_times(path)
+    times = [at for at, _ in lines]
+    silences = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert max(silences) <= 30, lines
+    said = "\n".join(line for _, line in lines)
+    assert re.search(r"methods: [\d,]+/120 steps, .*2 trainings, loss \d\.\d{3}, best accuracy \d\.\d{3}", said), said
+    assert re.search(r"teacher one: 112/112 rows, .*done in 0\d:\d\d", said), said
+    assert "\x1b" not in said and "━" not in said
+    again, result = run_with_times(path)
+    assert result["teacher_rows_generated"] == 0
+    assert "finished trainings found" in "\n".join(line for _, line in again)
