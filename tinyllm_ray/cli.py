@@ -22,6 +22,7 @@ from tinyllm_ray.failures import message_of
 from tinyllm_ray.lock import hold
 from tinyllm_ray.output import Output, send_chatter_to
 from tinyllm_ray.progress import say
+from tinyllm_ray.redact import redact_text
 from tinyllm_ray.session import Session
 
 app = typer.Typer(
