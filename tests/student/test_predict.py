@@ -7,6 +7,7 @@ import pytest
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
 from tinyllm_ray.rows import Question, Rejected
+from tinyllm_ray.schema import Dataset
 from tinyllm_ray.student.evaluate import evaluate
 from tinyllm_ray.student.predict import answer_row, open_student, predict, read_rows
 from tinyllm_ray.student.predict_file import make_job, read_questions
@@ -56,9 +57,18 @@ def test_rows_are_read_as_users_have_them():
         text,
         text.replace("Answer Choices", "Options").replace("(a)", "A.").replace("(b)", "B."),
     ]
-    assert {(q.question, tuple(q.choices)) for q in read_rows(rows)} == {("What floats?", ("iron", "cork (dry)"))}
-    (question,) = read_rows([{"question": "And?", "context": "Wood.", "choices": ["a", "b"]}])
-    assert question.question == "Wood. \n And?"
+    assert {(q.question, tuple(q.choices)) for q in read_rows(rows, task="choice", labels=[])} == {
+        ("What floats?", ("iron", "cork (dry)"))
+    }
+    (question,) = read_rows([{"question": "And?", "context": "Wood.", "choices": ["a", "b"]}], task="choice", labels=[])
+    assert (question.question, question.context) == ("And?", "Wood.")
+
+
+def test_other_kinds_of_task_need_no_choices():
+    (label,) = read_rows(["It rains."], task="label", labels=["yes", "no"])
+    assert (label.choices, label.task) == (["yes", "no"], "label")
+    (number,) = read_rows([{"question": "2 + 2?", "choices": ["ignored"]}], task="number", labels=[])
+    assert (number.question, number.choices, number.task) == ("2 + 2?", [], "number")
 
 
 def test_a_file_may_hold_rows_with_and_without_gold_answers(tmp_path):
@@ -71,12 +81,12 @@ def test_a_file_may_hold_rows_with_and_without_gold_answers(tmp_path):
     ]
     path = tmp_path / "asked.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    first, second, third, fourth, fifth = read_questions([str(path)], form="jsonl")
+    first, second, third, fourth, fifth = read_questions([str(path)], dataset=Dataset(name="asked", format="jsonl"))
     assert first == Question("x", "What floats?", ["iron", "cork"], "cork")
     assert second == Question("y", "What sinks?", ["iron", "cork"], "")
-    assert isinstance(third, Rejected) and third.line == 3 and "'lead' is not among the choices" in third.reason
+    assert isinstance(third, Rejected) and third.line == 3 and "lead" in third.reason
     assert fourth == Question("4", "What rusts?", ["iron", "cork"], "")
-    assert isinstance(fifth, Rejected) and "no choices" in fifth.reason
+    assert isinstance(fifth, Rejected) and "0 choices were given" in fifth.reason
 
 
 @pytest.mark.parametrize(

@@ -68,11 +68,9 @@ def test_a_champion_answers_as_evaluate_does_however_its_rows_are_given(champion
 
 def test_a_context_stands_before_the_question(model):
     row = {"question": "is red?", "choices": ["red", "green"], "context": "color color thing"}
-    joined = {"question": "color color thing \n is red?", "choices": ["red", "green"]}
-    with_context, as_one_text = model.predict([row]), model.predict([joined])
-    assert (
-        with_context["scores"][0] == as_one_text["scores"][0] != model.predict([row | {"context": None}])["scores"][0]
-    )
+    with_context, without = model.predict([row]), model.predict([row | {"context": None}])
+    joined = model.predict([{"question": "color color thing\nis red?", "choices": ["red", "green"]}])
+    assert with_context["scores"][0] == joined["scores"][0] != without["scores"][0]
 
 
 def test_the_examples_answer_is_one_of_its_choices(champion, model):

@@ -14,12 +14,13 @@ import torch
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
 from tinyllm_ray.rows import Prediction, Question
-from tinyllm_ray.schema import Evaluation, Experiment, Student
+from tinyllm_ray.schema import Evaluation, Experiment, Student, TaskName
 from tinyllm_ray.student.checks import check_dtype
 from tinyllm_ray.student.evaluate import Reader, answer_questions, confidence
 from tinyllm_ray.student.model import load_folder
 from tinyllm_ray.student.records import ANSWERING
 from tinyllm_ray.tasks.choice import MAX_CHOICES
+from tinyllm_ray.tasks.registry import task_of
 
 STUDENT_KEYS = {"label_prefix", "max_input_tokens", "max_label_tokens", "max_rationale_tokens", "dtype"}
 EVALUATION_KEYS = {"by", "batch_size", "max_new_tokens"}
@@ -33,7 +34,9 @@ class SavedStudent:
 
     reader: Reader
     evaluation: Evaluation
-    task_prefixes: dict[str, str]  # teacher -> prefix of the task in which the student writes as that teacher
+    task_prefixes: dict[str, str]  # teacher -> prefix with which the student writes as that teacher
+    task: TaskName
+    labels: list[str]  # of the task `label`
 
 
 def answering_of(experiment: Experiment) -> dict[str, Any]:
@@ -42,6 +45,7 @@ def answering_of(experiment: Experiment) -> dict[str, Any]:
     return {
         "student": experiment.student.model_dump(mode="json", include=STUDENT_KEYS),
         "evaluation": experiment.evaluation.model_dump(mode="json", include=EVALUATION_KEYS),
+        "dataset": experiment.dataset.model_dump(mode="json", include={"task", "labels"}),
         "task_prefixes": {t.name: t.task_prefix for t in experiment.teachers if weights.get(t.name)},
     }
 
@@ -54,7 +58,8 @@ def read_answering(folder: str) -> dict[str, Any] | None:
 
 def open_student(model: str, *, batch_size: int | None = None) -> SavedStudent:
     """A model folder or a hub id, on the GPU where there is one."""
-    saved = read_answering(model) or {"student": {}, "evaluation": {}, "task_prefixes": {}}
+    saved = read_answering(model) or {"student": {}, "evaluation": {}, "dataset": {}, "task_prefixes": {}}
+    kind = {"task": "choice", "labels": []} | saved["dataset"]
     name = str(storage.local_folder(model)) if storage.exists(model) else model
     student = Student(model=name, **saved["student"])
     evaluation = Evaluation(**saved["evaluation"] | ({"batch_size": batch_size} if batch_size else {}))
@@ -62,7 +67,9 @@ def open_student(model: str, *, batch_size: int | None = None) -> SavedStudent:
     check_dtype(student.dtype, device)
     loaded, tokenizer = load_folder(student)
     reader = Reader(loaded.to(device), tokenizer, student, evaluation.batch_size)
-    return SavedStudent(reader, evaluation, saved["task_prefixes"])
+    if "ranking" not in task_of(kind["task"]).SCORINGS:
+        evaluation = evaluation.model_copy(update={"by": "generation"})
+    return SavedStudent(reader, evaluation, saved["task_prefixes"], **kind)
 
 
 def predict(saved: SavedStudent, questions: Sequence[Question], *, rationales: bool = False) -> list[Prediction]:
@@ -87,30 +94,29 @@ def answer_row(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def read_rows(rows: Iterable[str | Mapping[str, Any]]) -> list[Question]:
+def read_rows(rows: Iterable[str | Mapping[str, Any]], *, task: TaskName, labels: Sequence[str]) -> list[Question]:
     """Rows as users have them: a mapping of `question`, `choices` and perhaps `context`, or all of it as one text.
 
     Raises UserError, which names the row, where something is missing or of another type.
     """
-    return [_question(number, row) for number, row in enumerate(rows)]
+    return [_question(number, row, task, labels) for number, row in enumerate(rows)]
 
 
-def _question(number: int, row: str | Mapping[str, Any]) -> Question:
+def _question(number: int, row: str | Mapping[str, Any], task: TaskName, labels: Sequence[str]) -> Question:
     if isinstance(row, str):
-        row = _parse(row)
+        row = _parse(row) if task == "choice" else {"question": row}
     question, context, listed = map(row.get, ("question", "context", "choices"))
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"row {number}: `question` must be a text; the row has {', '.join(map(str, row)) or 'nothing'}")
-    choices: list[str] = []
-    if isinstance(listed, Iterable) and not isinstance(listed, str):
-        choices = [str(choice) for choice in listed]
-    if not 2 <= len(choices) <= MAX_CHOICES:
+    several = isinstance(listed, Iterable) and not isinstance(listed, str)
+    given = [str(choice) for choice in listed] if several and task == "choice" else []
+    used = list(labels) if task == "label" else given
+    if task == "choice" and not 2 <= len(used) <= MAX_CHOICES:
         raise UserError(
-            f"row {number}: {len(choices)} choices were given; a question needs 2 to {MAX_CHOICES}, as a list in "
+            f"row {number}: {len(used)} choices were given; a question needs 2 to {MAX_CHOICES}, as a list in "
             "`choices`, or in a plain text as lines (a) ..., (b) ... below a line `Answer Choices:`"
         )
-    text = f"{context} \n {question}" if isinstance(context, str) and context.strip() else question
-    return Question(str(number), text, choices, "")
+    return Question(str(number), question, used, "", context if isinstance(context, str) else "", [], task)
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -11,18 +11,20 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, get_args
 
 import pyarrow as pa
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import sources
-from tinyllm_ray.data.formats import FORMATS, BadRow, OtherKind, to_question
+from tinyllm_ray.data.fields import BadRow, OtherKind
+from tinyllm_ray.data.formats import read_parts, to_question
+from tinyllm_ray.data.scan import scan
 from tinyllm_ray.progress import step
 from tinyllm_ray.rows import Prediction, Question, Rejected, from_table, to_table
-from tinyllm_ray.schema import Columns, Pool, Pools, StudentPool
+from tinyllm_ray.schema import Dataset, Pool, Pools, StudentPool
 from tinyllm_ray.student.predict import answer_row, open_student, predict, read_answering, read_rows
 
 ROWS_PER_PART = 512
@@ -34,24 +36,26 @@ class Job:
 
     model: str
     files: list[str]
-    format: str
+    dataset: Dataset
     rationales: bool
     out: str  # .jsonl or .parquet
 
 
 def make_job(model: str, file: str, *, out: str, form: str, rationales: bool) -> Job:
     """Raises UserError where there is no such file or format, or the answers could not be written."""
-    if form not in FORMATS:
-        near = difflib.get_close_matches(form, FORMATS, n=1)
+    formats = get_args(Dataset.model_fields["format"].annotation)
+    if form not in formats:
+        near = difflib.get_close_matches(form, formats, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"--format {form!r}: {hint}There is {', '.join(FORMATS)}")
+        raise UserError(f"--format {form!r}: {hint}There is {', '.join(formats)}")
     files = sources.find(sources.absolute("."), sources.absolute(file))
     if not files:
         raise UserError(f"there is no question file {file}")
     out = sources.absolute(out or f"{file.rstrip('/').rpartition('/')[2].partition('.')[0]}.answers.jsonl")
     if not out.endswith((".jsonl", ".parquet")):
         raise UserError(f"--out {out} must end in .jsonl or .parquet")
-    return Job(model, files, form, rationales, out)
+    kind = (read_answering(model) or {"dataset": {}})["dataset"]
+    return Job(model, files, Dataset.model_validate({"name": "asked", "format": form, **kind}), rationales, out)
 
 
 @contextmanager
@@ -94,38 +98,56 @@ def predict_file(job: Job, *, pool: Pool) -> dict[str, Any]:
     return result
 
 
-def read_questions(files: list[str], *, form: str) -> Iterator[Question | Rejected]:
-    """Rows in a dataset's format, and rows without a gold answer as `predict.read_rows` takes them."""
-    rows = (row for uri in files for row in sources.iterate(uri))
+def read_questions(files: list[str], *, dataset: Dataset) -> Iterator[Question | Rejected]:
+    """Rows in the dataset's format, and rows without a gold answer as `predict.read_rows` takes them."""
+    reading = _reading(files, dataset)
+    rows = (row for uri in files for row in sources.iterate(uri, form=dataset.format))
     for number, row in enumerate(rows, start=1):
         if row.problem:
             yield Rejected(row.position, row.problem, row.text)
             continue
         try:
-            yield to_question(row.value, form=form, default_id=str(number), columns=Columns())
+            parts = read_parts(row.value, dataset=dataset, default_id=str(number), position=row.position)
+            yield to_question(parts, dataset=dataset, reading=reading)
         except OtherKind:
             continue
         except BadRow as problem:
-            yield _without_answer(row.value, number, str(problem), row.position)
+            yield _without_answer(
+                row.value, dataset, number, Rejected(row.position, str(problem), repr(row.value)[:200])
+            )
 
 
-def _without_answer(value: Any, number: int, problem: str, position: int) -> Question | Rejected:
-    rejected = Rejected(position, problem, repr(value)[:200])
-    if not isinstance(value, str | dict) or (isinstance(value, dict) and value.get("answer") is not None):
+def _reading(files: list[str], dataset: Dataset) -> str:
+    """How the file writes its answers; as texts where no row has one."""
+    try:
+        return scan(dataset, {"test": files}).reading
+    except UserError:
+        return "text"
+
+
+def _without_answer(value: Any, dataset: Dataset, number: int, rejected: Rejected) -> Question | Rejected:
+    if not isinstance(value, str | dict) or (isinstance(value, dict) and value.get(dataset.columns.answer) is not None):
         return rejected
     try:
-        (question,) = read_rows([value])
-    except UserError:
-        return rejected
+        (question,) = read_rows([value], task=dataset.task, labels=dataset.labels)
+    except UserError as error:
+        return replace(rejected, reason=str(error).removeprefix("row 0: "))
     name = value["id"] if isinstance(value, dict) and "id" in value else number
-    return Question(str(name), question.question, question.choices, "")
+    return replace(question, question_id=str(name))
 
 
 def _key(job: Job) -> str:
     """Of everything that the answers depend on."""
     names = storage.list_files(job.model) if storage.exists(job.model) else []
     made_of = [[job.model, [[name, storage.stamp(name)] for name in names], read_answering(job.model)]]
-    return digest([*made_of, [[uri, sources.stamp(uri)] for uri in job.files], job.format, job.rationales])
+    return digest(
+        [
+            *made_of,
+            [[uri, sources.stamp(uri)] for uri in job.files],
+            job.dataset.model_dump(mode="json"),
+            job.rationales,
+        ]
+    )
 
 
 def _part(folder: str, kind: str, part: int) -> str:
@@ -147,7 +169,7 @@ def _split(job: Job, folder: str) -> dict[str, Any]:
         part.clear()
 
     with step("reading questions", unit="rows") as bar:
-        for item in read_questions(job.files, form=job.format):
+        for item in read_questions(job.files, dataset=job.dataset):
             bar.advance()
             if isinstance(item, Rejected):
                 rejected.append(asdict(item))

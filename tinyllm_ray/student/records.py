@@ -26,11 +26,12 @@ PART_S = 5.0
 PART = re.compile(r"part-(\d+)-\d+\.jsonl$")
 ANSWERING = "student.json"  # in a model folder
 INPUT_FORMAT = (
-    "Input: rows of `question` (text), `choices` (2 to 26 texts) and, where there is one, `context` (text), as a "
-    "DataFrame or a list of dicts; or plain strings that hold the question, a line `Answer Choices:` and the choices "
-    "as lines `(a) ...`. Output: `answer` (the choice with the highest score, or generated text where that was asked "
-    "for), `confidence` (0 to 1, among the choices), `scores` (mean token log-likelihood of each choice, in their "
-    "order) and `rationales` (the student's own, by teacher; empty unless asked for)."
+    "Input: rows of `question` (text), `choices` (2 to 26 texts; not for labels, numbers and free text) and, where "
+    "there is one, `context` (text), as a DataFrame or a list of dicts; or plain strings that hold the question, a "
+    "line `Answer Choices:` and the choices as lines `(a) ...`. Output: `answer` (the choice with the highest score, "
+    "or generated text where that was asked for), `confidence` (0 to 1, among the choices), `scores` (mean token "
+    "log-likelihood of each choice, in their order) and `rationales` (the student's own, by teacher; empty unless "
+    "asked for)."
 )
 
 

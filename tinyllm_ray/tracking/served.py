@@ -19,7 +19,8 @@ class Champion(mlflow.pyfunc.PythonModel):
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         rows = [_row(record) for record in model_input.to_dict(orient="records")]
-        predictions = predict(self.student, read_rows(rows), rationales=bool(params and params["rationales"]))
+        asked = read_rows(rows, task=self.student.task, labels=self.student.labels)
+        predictions = predict(self.student, asked, rationales=bool(params and params["rationales"]))
         return pd.DataFrame([answer_row(prediction) for prediction in predictions])
 
 
