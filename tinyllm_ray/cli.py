@@ -231,9 +231,8 @@ def run(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json =
         result["headline"],
         f"report: {result['report']}",
     ]
-    lines.append(
-        f"MLflow: {result['tracking_uri']}  (make ui, or: mlflow ui --backend-store-uri {result['tracking_uri']})"
-    )
+    lines.append(f"MLflow: {result['tracking_uri']}  ({_ui(result['tracking_uri'])})")
+    lines.append(f"all trainings side by side: {result['comparison']}")
     _finish(result, as_json, "\n".join(lines))
 
 
@@ -334,6 +333,11 @@ def _session(experiment: Path, overrides: list[str] | None, *, writes: bool = Fa
         if writes and storage.is_local(folder):
             send_chatter_to(storage.local_path(folder) / "logs" / "engines.log")
         yield session
+
+
+def _ui(uri: str) -> str:
+    """How its pages are opened."""
+    return uri if uri.startswith("http") else f"make ui, or: mlflow ui --workers 1 --backend-store-uri {uri}"
 
 
 def _method_lines(methods: dict[str, Any]) -> str:

@@ -170,7 +170,8 @@ def _methods(session: Session, variants: dict[str, Experiment], *, title: str) -
     ends = {(t.spec.variant, t.spec.seed): end for t in trainings.values() if (end := t.end())}
     methods = _scores(session, variants, ends)
     means = {f"{_score_metric(session)}/{name}": scores["mean"] for name, scores in methods.items()}
-    session.tracker.summarize(means, tags={}, artifacts=[])
+    best = max((end["eval/accuracy"] for end in ends.values() if "eval/accuracy" in end), default=0.0)
+    session.tracker.summarize(means | {"primary": best}, tags={}, artifacts=[])
     return methods
 
 
@@ -216,7 +217,9 @@ def _tune(session: Session) -> dict[str, Any]:
     if not ends:
         raise UserError("no trial of the search reached an evaluation; their tracebacks are in MLflow")
     best = ends[0]
+    session.tracker.summarize({"primary": best["eval/accuracy"]}, tags={}, artifacts=[])
     final, champion = _train_winner(session, best)
+    session.tracker.summarize({f"final/{final['split']}_accuracy": final["mean"]}, tags={}, artifacts=[])
     found = {
         str(i): sum(len(store.read(folder, s, ["key"])) for s in session.questions)
         for i, folder in session.stores.items()

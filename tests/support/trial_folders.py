@@ -136,13 +136,13 @@ def write_study(experiment: Experiment) -> list[Ended]:
             key = f"{variant}-seed{seed}-0"
             folder = storage.join(output, "trials", key)
             write_trial(folder, key=key, seed=seed, accuracy=0.42 + GAIN[variant] + 0.01 * seed)
-            trials.append(Ended(key, folder, variant, seed, config, {"variant": variant}))
+            trials.append(Ended(key, folder, variant, seed, config, {"variant": variant, "ranks": "1"}))
     for number, (label, llama) in enumerate([(0.5, 0.3), (1.0, 2.5), (0.5, 1.1), (1.0, 0.7)]):
         sampled = {"loss.label_weight": label, "loss.rationale_weights.llama": llama}
         key = f"search-seed0-{number}"
         folder = storage.join(output, "trials", key)
         write_trial(folder, key=key, seed=0, accuracy=0.4 + 0.05 * number, test=False)
-        tags = {"variant": "search"} | {f"differs.{path}": str(value) for path, value in sampled.items()}
+        tags = {"variant": "search", "ranks": "1"} | {f"differs.{path}": str(value) for path, value in sampled.items()}
         trials.append(Ended(key, folder, "search", 0, with_overrides(experiment, sampled), tags))
     return trials
 

@@ -41,10 +41,7 @@ class Trained:
     params: dict[str, str]
     differs: dict[str, str]  # what a search sampled, by dotted path
     correct: dict[str, bool] = field(default_factory=dict)  # test question -> right
-
-    @property
-    def ranks(self) -> int:
-        return int(self.params["pools.student.workers" if self.variant == "final" else "search.ranks_per_trial"])
+    ranks: int = 1
 
     @property
     def device_s(self) -> float:
@@ -158,6 +155,7 @@ def _trained(record: Record, records: Records) -> Trained:
         record.params,
         differs,
         correct,
+        int(record.tags["ranks"]),
     )
 
 

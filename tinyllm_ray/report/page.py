@@ -20,6 +20,7 @@ from tinyllm_ray.report.published import paper_size, published, published_teache
 from tinyllm_ray.report.style import words
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.tracking.read import Records
+from tinyllm_ray.tracking.shown import parent_note
 
 SHOWN_TRIALS = 10
 FOLDER = "report"
@@ -40,9 +41,15 @@ def make_report(experiment: Experiment, *, output_dir: str, uri: str) -> dict[st
     storage.write_bytes(path, html.encode())
     for figure in figures:
         storage.write_bytes(storage.join(folder, f"{figure.name}.png"), figure.light)
-    _keep_in_mlflow(data, html, figures, uri=uri)
     headline = " ".join(filter(None, [conclude(effects), winner_sentence(search_summary(data))]))
-    return {"report": path, "headline": headline, "effects": [vars(effect) for effect in effects]}
+    _keep_in_mlflow(data, html, figures, uri=uri, headline=headline)
+    comparison = data.parent.tags["comparison"]
+    return {
+        "report": path,
+        "headline": headline,
+        "comparison": comparison,
+        "effects": [vars(effect) for effect in effects],
+    }
 
 
 def render_page(data: ReportData, effects: Sequence[Effect], figures: Sequence[Figure], *, uri: str) -> str:
@@ -174,13 +181,16 @@ def _by_section(figures: Sequence[Figure]) -> Mapping[str, list[dict[str, str]]]
     return {"methods": [], "tradeoff": [], "search": [], "curves": [], "rationales": [], "cost": []} | sections
 
 
-def _keep_in_mlflow(data: ReportData, html: str, figures: Sequence[Figure], *, uri: str) -> None:
+def _keep_in_mlflow(data: ReportData, html: str, figures: Sequence[Figure], *, uri: str, headline: str) -> None:
     records = Records(uri, timeout_s=data.experiment.tracking.connect_timeout_s)
     with tempfile.TemporaryDirectory() as folder:
         files = {PAGE: html.encode()} | {f"{figure.name}.png": figure.light for figure in figures}
         for name, content in files.items():
             Path(folder, name).write_bytes(content)
         records.add_artifacts(data.parent.run_id, folder, FOLDER)
+    tags = data.parent.tags
+    note = parent_note(headline, command=tags["command"], comparison=tags["comparison"])
+    records.set_note(data.parent.run_id, redact_text(note))
 
 
 def _percent(value: float) -> str:

@@ -129,7 +129,9 @@ class Tracking(Section):
         description="MLflow server; null: SQLite under output.dir. Credentials: MLFLOW_TRACKING_USERNAME, _PASSWORD",
     )
     experiment: str | None = Field(None, description="MLflow experiment; null: the experiment's name")
-    system_metrics: bool = Field(False, description="log the machine's CPU, memory and GPU use to MLflow")
+    system_metrics: bool | None = Field(
+        None, description="log the machine's CPU, memory and GPU use to MLflow; null: where the run joins a cluster"
+    )
     sync_every_s: float = Field(5, gt=0, description="seconds between two uploads of the trials' metrics")
     flush_timeout_s: float = Field(300, ge=0, description="seconds to wait at the end for a server that is away")
     connect_timeout_s: float = Field(15, gt=0, description="seconds to wait for the server at the start")

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.tracking.server import connect
+from tinyllm_ray.tracking.shown import NOTE
 from tinyllm_ray.tracking.uploads import KEY_TAG
 
 PAGE = 200  # runs per request
@@ -106,6 +107,10 @@ class Records:
     def artifact(self, run_id: str, path: str) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
+
+    def set_note(self, run_id: str, text: str) -> None:
+        """In Markdown; the run's page opens with it."""
+        self.client.set_tag(run_id, NOTE, text)
 
     def add_artifacts(self, run_id: str, local: str, folder: str) -> None:
         self.client.log_artifacts(run_id, local, folder)

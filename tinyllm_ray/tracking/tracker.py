@@ -7,6 +7,7 @@ driver uploads what is new and tries again while the server is away; a killed or
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -14,19 +15,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, Metric, Run, RunTag
+import yaml
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from tinyllm_ray import storage
-from tinyllm_ray.config import UserError, digest, public
+from tinyllm_ray.config import UserError, digest, flatten, public
 from tinyllm_ray.redact import redact, redact_text
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.tracking.address import tracking_uri
 from tinyllm_ray.tracking.lineage import environment
 from tinyllm_ray.tracking.models import Registered, register_model
 from tinyllm_ray.tracking.server import AWAY, connect, is_lasting
-from tinyllm_ray.tracking.uploads import TrialUpload, advance, clean_tags, find_or_create, log_params
+from tinyllm_ray.tracking.shown import EXPERIMENT_TAGS, comparison_url, comparison_view, constants
+from tinyllm_ray.tracking.uploads import TrialUpload, advance, clean_tags, find_or_create
 
 STOP_PATIENCE_S = 10.0  # how long a command that was stopped waits for a server that is away
 
@@ -36,6 +39,7 @@ class Tracker:
 
     def __init__(self, experiment: Experiment, *, output_dir: str, lineage: dict[str, str]):
         self.settings = experiment.tracking
+        self._cluster = experiment.pools.address or os.environ.get("RAY_ADDRESS")
         self.uri = tracking_uri(experiment, output_dir=output_dir)
         self.client = connect(self.uri, timeout_s=self.settings.connect_timeout_s)
         os.environ.pop("MLFLOW_RUN_ID", None)
@@ -43,6 +47,8 @@ class Tracker:
         self.lineage = clean_tags(environment() | lineage | {"output.dir": output_dir})
         self.parent_id = self._parent(experiment, output_dir)
         self.uploads: dict[str, TrialUpload] = {}
+        self._datasets: list[DatasetInput] = []
+        self._questions: dict[str, str] = {}  # split -> question file
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow-upload", daemon=True)
@@ -50,11 +56,16 @@ class Tracker:
 
     def __enter__(self) -> "Tracker":
         self.patiently(lambda: self.client.update_run(self.parent_id, status="RUNNING"))
-        if self.settings.system_metrics:
+        if self._watches_machines():
             self._monitor = SystemMetricsMonitor(self.parent_id, resume_logging=True)
             self._monitor.start()
         self._thread.start()
         return self
+
+    def _watches_machines(self) -> bool:
+        """By default on clusters, where nobody sees the machines themselves."""
+        wanted = self.settings.system_metrics
+        return bool(self._cluster) if wanted is None else wanted
 
     def __exit__(self, error_type: type | None, *_: object) -> None:
         self._closing.set()
@@ -88,7 +99,7 @@ class Tracker:
     def watch(self, key: str, *, folder: str, name: str, config: Experiment, seed: int, tags: dict[str, str]) -> None:
         """Upload this trial's files from now on, as a child of the parent run."""
         with self._lock:
-            self.uploads.setdefault(key, TrialUpload(key, folder, name, config, seed, tags))
+            self.uploads.setdefault(key, TrialUpload(key, folder, name, config, seed, tags, self._questions))
 
     def run_id(self, key: str) -> str | None:
         return self.uploads[key].run_id if key in self.uploads else None
@@ -123,8 +134,9 @@ class Tracker:
             self.patiently(lambda: self.client.log_dict(self.parent_id, redact(reports), name))
 
     def log_questions(self, files: dict[str, tuple[str, str, int]], *, name: str) -> None:
-        """Dataset inputs of the parent run: split -> (path, digest, rows)."""
-        inputs = [
+        """Dataset inputs of the parent run and of those to come: split -> (path, digest, rows)."""
+        self._questions = {split: path for split, (path, _, _) in files.items()}
+        self._datasets = [
             DatasetInput(
                 Dataset(
                     f"{name}-{split}",
@@ -132,11 +144,12 @@ class Tracker:
                     "local",
                     json.dumps({"uri": redact_text(path)}),
                     profile=json.dumps({"rows": rows}),
-                )
+                ),
+                [InputTag("mlflow.data.context", "training" if split == "train" else split)],
             )
             for split, (path, found_digest, rows) in files.items()
         ]
-        self.patiently(lambda: self.client.log_inputs(self.parent_id, inputs))
+        self.patiently(lambda: self.client.log_inputs(self.parent_id, self._datasets))
 
     def patiently(self, action: Callable[[], object], *, deadline: float | None = None) -> bool:
         """Try until the server is back, `flush_timeout_s` at most; says what is missing rather than stopping a run."""
@@ -170,8 +183,7 @@ class Tracker:
             local = self.uri.startswith("sqlite:")
             artifacts = storage.join(output_dir, "mlflow", "artifacts") if local else None
             try:
-                kind = {"mlflow.experimentKind": "custom_model_development"}
-                return self.client.create_experiment(name, artifacts, kind)
+                return self.client.create_experiment(name, artifacts, EXPERIMENT_TAGS)
             except MlflowException:
                 found = self.client.get_experiment_by_name(name)  # another process was first
                 if found is None:
@@ -189,11 +201,33 @@ class Tracker:
             self.client, key, experiment_id=self.experiment_id, name=experiment.name, tags=self.lineage
         )
         run_id, config = run.info.run_id, public(experiment)
-        changed = log_params(self.client, run, config)
-        tags = self.lineage | clean_tags({f"changed.{name}": value for name, value in changed.items()})
+        changed = {f"changed.{name}": str(value) for name, value in self._changes(run, config).items()}
+        view, text = comparison_view(run_id, params=self._compared(experiment))
+        self.client.set_experiment_tag(self.experiment_id, f"mlflow.sharedViewState.{view}", text)
+        self.comparison = comparison_url(self.uri, experiment_id=self.experiment_id, key=view)
+        marks = {"comparison": self.comparison} | constants(experiment) | changed
+        tags = self.lineage | clean_tags(marks)
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         self.client.log_dict(run_id, config, "config.yaml")
         return run_id
+
+    @staticmethod
+    def _compared(experiment: Experiment) -> list[str]:
+        """Axes of the comparison: what is searched, students by their size; without a search, variants and weights."""
+        space = [name for name in experiment.search.space if name != "student.model"]
+        sizes = ["student.parameters"] if len(space) < len(experiment.search.space) else []
+        weights = [f"loss.rationale_weights.{teacher.name}" for teacher in experiment.teachers]
+        return [*space, *sizes] or ["variant", "loss.label_weight", *weights]
+
+    def _changes(self, run: Run, config: dict[str, Any]) -> dict[str, Any]:
+        """Keys that the parent's last config.yaml has with another value, as the experiment was changed since."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                path = self.client.download_artifacts(run.info.run_id, "config.yaml", folder)
+            except (MlflowException, OSError):
+                return {}  # the first run
+            before = flatten(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+        return {name: value for name, value in flatten(config).items() if name not in before or before[name] != value}
 
     def _run(self) -> None:
         while not self._closing.wait(self.settings.sync_every_s):
@@ -217,4 +251,4 @@ class Tracker:
 
     def _advance(self, upload: TrialUpload) -> None:
         tags = self.lineage | {"mlflow.parentRunId": self.parent_id}
-        advance(self.client, upload, experiment_id=self.experiment_id, tags=tags)
+        advance(self.client, upload, experiment_id=self.experiment_id, tags=tags, datasets=self._datasets)

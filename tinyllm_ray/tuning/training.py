@@ -51,9 +51,9 @@ class Training:
 
     @property
     def name(self) -> str:
-        """Trials of a search share their seed, so the key's digest tells them apart."""
+        """`only_north seed 0`; a trial of a search is named by what was sampled: `search lw=0.3 north=1 base`."""
         if self.spec.variant == "search":
-            return f"search {self.trial.key.rpartition('-')[2][:6]}"
+            return " ".join(["search", *(_sampled(key, value) for key, value in self.spec.overrides.items())])
         return f"{self.spec.variant} seed {self.spec.seed}"
 
     def done(self) -> bool:
@@ -69,6 +69,13 @@ class Training:
             if storage.exists(uri):
                 return storage.read_json(uri)
         return None
+
+
+def _sampled(key: str, value: Any) -> str:
+    if key == "student.model":
+        return str(value).rpartition("/")[2]
+    name = "lw" if key == "loss.label_weight" else key.removeprefix("loss.rationale_weights.").rpartition(".")[2]
+    return f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
 
 
 def resolve(spec: TrainingSpec, inputs: Inputs) -> Training:

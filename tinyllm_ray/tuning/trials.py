@@ -106,7 +106,8 @@ def _trainable(config: dict[str, Any], output_dir: str, ranks: int) -> None:
 
 def _watch(training: Training, tracker: Tracker) -> None:
     spec, trial = training.spec, training.trial
-    tags = {"variant": spec.variant} | {f"differs.{key}": str(value) for key, value in spec.overrides.items()}
+    tags = {"variant": spec.variant, "ranks": str(spec.ranks)}
+    tags |= {f"differs.{key}": str(value) for key, value in spec.overrides.items()}
     tracker.watch(trial.key, folder=trial.dir, name=training.name, config=spec.experiment, seed=spec.seed, tags=tags)
 
 
