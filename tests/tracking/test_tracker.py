@@ -50,7 +50,14 @@ def test_a_trial_becomes_one_child_with_parameters_metrics_tags_and_files(tmp_pa
         tracker.watch("k", folder=str(tmp_path / "t"), name="search seed 3", config=experiment, seed=3, tags=tags)
     (run,) = children(client, tracker)
     assert run.data.params["loss.label_weight"] == "1.0"
-    assert run.data.params["teachers.llama.task_prefix"] == "llama: "
+    shown = {"variant", "seed", "student.model", "training.method", "loss.label_weight", "student.parameters"}
+    assert set(run.data.params) == shown  # what may differ; the rest is in config.yaml
+    assert run.data.params["student.parameters"] == "50000"
+    assert run.data.metrics["primary"] == 0.5
+    assert run.data.tags["mlflow.note.content"].startswith(
+        "Training of **search**, seed 3: validation accuracy **0.5**"
+    )
+    assert [item.dataset.name for item in run.inputs.dataset_inputs] == ["obqa-train"]
     assert run.data.tags["differs.loss.label_weight"] == "0.5"
     assert (run.data.tags["store.llama"], run.data.tags["seed"], run.data.tags["ended"]) == ("abc123", "3", "result")
     assert len(run.data.tags["git.commit"]) >= 7
@@ -147,11 +154,46 @@ def test_a_failed_trial_keeps_its_traceback(tmp_path, store, client):
     assert Path(path).read_text() == "Traceback\nValueError: no"
 
 
+def test_a_trial_that_the_scheduler_stopped_is_marked_and_not_opened_again(tmp_path, store, client):
+    experiment = study(tmp_path, store, "stopped")
+    stopped = {"key": "k", "seed": 0, "steps": 20, "eval/accuracy": 0.25}
+    storage.write_json(str(tmp_path / "t/stopped.json"), stopped)
+    for _ in range(2):
+        tracker = upload(experiment, {"k": str(tmp_path / "t")})
+        (run,) = children(client, tracker)
+        assert (run.info.status, run.data.tags["ended"]) == ("KILLED", "stopped")
+
+
+def test_answers_are_a_table_with_the_choices(tmp_path, store, client):
+    experiment = study(tmp_path, store, "table")
+    write_trial(str(tmp_path / "t"), key="k", seed=0, accuracy=0.5)
+    files = trial_folders.write_questions(str(tmp_path), "obqa", trial_folders.make_questions())
+    with Tracker(experiment, output_dir=str(tmp_path), lineage={}) as tracker:
+        tracker.log_questions(files, name="obqa")
+        tracker.watch("k", folder=str(tmp_path / "t"), name="k", config=experiment, seed=0, tags={"variant": "x"})
+    (run,) = children(client, tracker)
+    table = client.load_table(tracker.experiment_id, "tables/test.json", run_ids=[run.info.run_id])
+    assert list(table.columns)[:5] == ["question", "choices", "answer", "student", "correct"]
+    assert table["choices"][0] == "red | green | blue | white"
+    assert table["as llama"][1] == "It is red, <i>I</i> think (1)."
+
+
+def test_the_comparison_opens_with_what_was_searched(tmp_path, store, client):
+    tracker = upload(study(tmp_path, store, "compared"), {})
+    key = tracker.comparison.partition("viewStateShareKey=")[2].partition("&")[0]
+    experiment = client.get_experiment(tracker.experiment_id)
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+    (chart,) = view["compareRunCharts"]
+    assert chart["selectedParams"] == ["loss.label_weight", "loss.rationale_weights.llama"]
+    assert chart["selectedMetrics"] == ["primary"]
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
 def test_a_changed_config_is_seen_on_the_parent(tmp_path, store, client):
     upload(study(tmp_path, store, "changed"), {})
     tracker = upload(study(tmp_path, store, "changed", seeds=[0, 1]), {})
     run = client.get_run(tracker.parent_id)
-    assert (run.data.params["seeds"], run.data.tags["changed.seeds"]) == ("[0]", "[0, 1]")
+    assert (run.data.params, run.data.tags["changed.seeds"]) == ({}, "[0, 1]")
 
 
 def test_a_deleted_experiment_is_a_clear_error(tmp_path, store, client):
