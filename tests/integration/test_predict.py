@@ -35,7 +35,7 @@ def ask(folder: Path, *options: str) -> tuple[dict, str]:
 
 def test_every_row_is_as_evaluate_has_it_and_parts_that_are_there_are_not_answered_again(tmp_path, monkeypatch):
     save_model(str(tmp_path / "model"), "t5")
-    settings = {"student": {"label_prefix": PREFIX, "max_rationale_tokens": 4}, "evaluation": {}}
+    settings = {"student": {"label_prefix": PREFIX, "max_rationale_tokens": 4}, "evaluation": {}, "dataset": {}}
     storage.write_json(str(tmp_path / "model/student.json"), settings | {"task_prefixes": {"llama": "llama : "}})
     asked = (questions_asked() * 90)[: 2 * ROWS_PER_PART + 20]
     rows = [asdict(question) | {"id": str(number)} for number, question in enumerate(asked)]

@@ -8,15 +8,9 @@ import pytest
 from support.trial_folders import make_experiment
 
 from tinyllm_ray.config import UserError
-<<<<<<< HEAD
-from tinyllm_ray.report.data import read_report
-from tinyllm_ray.report.figures import pareto_front, seconds_by_stage
-from tinyllm_ray.report.page import make_report, method_rows, render_page, search_summary
-=======
 from tinyllm_ray.report.data import Trained, chance, read_report
 from tinyllm_ray.report.figures import _curve_titles, pareto_front, seconds_by_stage
-from tinyllm_ray.report.page import make_report, method_rows, search_summary, winner_sentence
->>>>>>> ef05a9a (Report: a guess's score, losses on a logarithmic axis, the winner named, the student's own rationales, a table for phones)
+from tinyllm_ray.report.page import make_report, method_rows, render_page, search_summary, winner_sentence
 from tinyllm_ray.report.published import published
 from tinyllm_ray.report.search_figures import _heights, _size_order
 from tinyllm_ray.report.style import words
