@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
@@ -20,12 +20,14 @@ from tinyllm_ray.redact import redact_text
 from tinyllm_ray.schema import Experiment, Search
 from tinyllm_ray.student.records import read_evaluations
 from tinyllm_ray.student.train import run_trial, run_trial_ddp
-from tinyllm_ray.tracking.tracker import Tracker
 from tinyllm_ray.tuning.follow import follow
 from tinyllm_ray.tuning.training import FAILURE, STOPPED, Training, read_trial
 
+if TYPE_CHECKING:  # the processes of trials import this module, and MLflow would take half of their start
+    from tinyllm_ray.tracking.tracker import Tracker
 
-def run_on_pool(training: Training, *, tracker: Tracker) -> dict[str, Any]:
+
+def run_on_pool(training: Training, *, tracker: "Tracker") -> dict[str, Any]:
     """One training on every rank of the student pool; its result. Ray is needed only where it is not done yet."""
     _watch(training, tracker)
     spec = training.spec
@@ -42,7 +44,7 @@ def run_trials(
     output_dir: str,
     title: str,
     total: int,
-    tracker: Tracker,
+    tracker: "Tracker",
     searcher: Searcher | None = None,
     scheduler: TrialScheduler | None = None,
     callbacks: Iterable[tune.Callback] = (),
@@ -104,7 +106,7 @@ def _trainable(config: dict[str, Any], output_dir: str, ranks: int) -> None:
         run_trial_ddp(trial, ranks=search["ranks_per_trial"], report_callback=TuneReportCallback())
 
 
-def _watch(training: Training, tracker: Tracker) -> None:
+def _watch(training: Training, tracker: "Tracker") -> None:
     spec, trial = training.spec, training.trial
     tags = {"variant": spec.variant, "ranks": str(spec.ranks)}
     tags |= {f"differs.{key}": str(value) for key, value in spec.overrides.items()}
@@ -114,7 +116,7 @@ def _watch(training: Training, tracker: Tracker) -> None:
 class _Watch(tune.Callback):
     """Driver side of each trial: its MLflow record, and a mark where it ended early."""
 
-    def __init__(self, trainings: dict[str, Training], tracker: Tracker) -> None:
+    def __init__(self, trainings: dict[str, Training], tracker: "Tracker") -> None:
         self.trainings, self.tracker = trainings, tracker
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
