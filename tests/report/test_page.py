@@ -180,3 +180,14 @@ def test_published_numbers_follow_the_student():
 
 def test_a_teachers_name_is_written_as_the_config_has_it():
     assert [words(name) for name in ("only_north_llama", "all_teachers")] == ["only north_llama", "all teachers"]
+
+
+def test_the_teachers_own_answers_show_how_far_choosing_could_go(page, data):
+    split, own = data.conflict
+    assert split == "train"
+    assert own.accuracy == {"llama": 0.75, "flan": 0.25}  # of four colors, ten questions each
+    (pair,) = own.pairs
+    assert (pair.questions, pair.agree, pair.agreed_right) == (40, 0.5, 0.5)  # on red, right, and on blue, wrong
+    assert (own.oracle, own.nobody) == (0.75, 10)
+    _, html = page
+    assert "10 questions are solved by nobody" in html and "llama and flan" in html

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from tinyllm_ray import storage
 from tinyllm_ray.config import validate, with_overrides
 from tinyllm_ray.data import store
+from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.rows import Prediction, Question, Rationale, schema_of, to_table
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.tuning.methods import ablation
@@ -89,6 +90,19 @@ def write_store(folder: str, *, dataset: str, teacher: str, questions: list[Ques
     store.append(folder, "train", rows)
 
 
+def write_own_answers(output_dir: str, dataset: str, teacher: str) -> str:
+    """Folder of a teacher's answers to the 40 training questions: llama knows all but blue, flan is always for red."""
+    folder = f"{output_dir}/own/{teacher}"
+    store.open_store(folder, {"dataset": dataset, "teacher": teacher})
+    rows = []
+    for number, question in enumerate(make_questions()):
+        said = "red" if teacher == "flan" or question.answer == "blue" else question.answer
+        text = f"The answer is {said}."
+        rows.append(Rationale(f"own{number}", question.question_id, 0, text, said, "stop", "", 0, 50, 5, []))
+    store.append(folder, "train", rows)
+    return folder
+
+
 def write_trial(folder: str, *, key: str, seed: int, accuracy: float, test: bool = True, steps: int = 40) -> None:
     """Metrics in two parts, predictions that are right for `accuracy` of the questions, a card and the result."""
     for part in range(2):
@@ -154,6 +168,10 @@ def track_study(experiment: Experiment, trials: list[Ended]) -> str:
     output = str(experiment.output.dir)
     files = write_questions(output, experiment.dataset.name, make_questions())
     lineage = {f"store.{teacher.name}": f"digest-of-{teacher.name}" for teacher in experiment.teachers}
+    lineage |= {
+        f"rationales.{StoreId(name, answers=True)}": write_own_answers(output, experiment.dataset.name, name)
+        for name in ("llama", "flan")
+    }
     lineage |= {f"rationales.{teacher.name}": str(teacher.store) for teacher in experiment.teachers}
     with Tracker(experiment, output_dir=output, lineage=lineage) as tracker:
         tracker.log_questions(files, name=experiment.dataset.name)

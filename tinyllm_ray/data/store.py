@@ -34,7 +34,7 @@ class StoreId:
     answers: bool = False  # the teacher's own answers, made without teacher forcing; else its rationales
 
     def __str__(self) -> str:
-        return f"{self.teacher} (answers)" if self.answers else self.teacher
+        return f"{self.teacher} answers" if self.answers else self.teacher
 
 
 def store_folder(output_dir: str, manifest: dict[str, Any]) -> str:
@@ -131,6 +131,15 @@ def first_answers(folder: str, split: str) -> dict[str, str]:
     rows = read(folder, split, ["question_id", "sample", "predicted_answer"])
     rows = rows.filter(pc.and_(pc.equal(rows["sample"], 0), pc.not_equal(rows["predicted_answer"], "")))
     return dict(zip(rows["question_id"].to_pylist(), rows["predicted_answer"].to_pylist(), strict=True))
+
+
+def every_answer(folder: str, split: str) -> dict[str, list[str]]:
+    """Question id -> what each of the teacher's texts states, by sample, empty where it states nothing."""
+    rows = read(folder, split, ["question_id", "sample", "predicted_answer"]).sort_by("sample").to_pylist()
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(row["question_id"], []).append(row["predicted_answer"])
+    return found
 
 
 def count_twice(folder: str, split: str) -> int:

@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data import store
+from tinyllm_ray.data.conflict import Conflict, find_conflict
 from tinyllm_ray.data.quality import agreement, statistics
 from tinyllm_ray.data.questions import known_overlaps
+from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.redact import redact
-from tinyllm_ray.rows import SPLITS
+from tinyllm_ray.rows import SPLITS, Question, from_values
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.tasks.registry import task_of
 from tinyllm_ray.tracking.read import DatasetRecord, Record, Records
@@ -74,6 +76,7 @@ class ReportData:
     agreement: dict[str, float]  # "a & b" -> share
     generations: list[dict[str, Any]]  # by run that generated: teacher -> its report
     samples: list[dict[str, Any]]
+    conflict: tuple[str, Conflict] | None  # of the teachers' own answers, and the split that they are of
     missing: list[str]
     overlaps: list[str]  # what the splits have in common, in sentences
     chance: float | None = None  # test accuracy of a guess, from 0 to 1
@@ -122,6 +125,7 @@ def read_report(experiment: Experiment, *, output_dir: str, uri: str) -> ReportD
         ),
         [json.loads(records.artifact(parent.run_id, path)) for path in records.files(parent.run_id, "generation")],
         _samples(teachers, questions),
+        _conflict(experiment, parent, questions, missing),
         missing,
         known_overlaps(output_dir, experiment.dataset.name),
         chance(questions["test"]) if "test" in questions else None,
@@ -226,12 +230,12 @@ def chance(questions: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def gold_share(teacher: TeacherText, questions: Mapping[str, Sequence[Mapping[str, Any]]]) -> float | None:
-    """Of the answers that a teacher's texts state, the share that is the gold answer; None where none is stated."""
-    gold = {row["question_id"]: row["answer"] for rows in questions.values() for row in rows}
+    """Of the answers that a teacher's texts state, the share that is right; None where none is stated."""
+    asked = {row["question_id"]: from_values(row, Question) for rows in questions.values() for row in rows}
     stated = [
-        row["predicted_answer"] == gold[name]
+        task_of(asked[name].task).is_right(row["predicted_answer"], asked[name])
         for name, row in teacher.rationales.items()
-        if row["predicted_answer"] and name in gold
+        if row["predicted_answer"] and name in asked
     ]
     return sum(stated) / len(stated) if stated else None
 
@@ -259,6 +263,22 @@ def _own_rationales(
         for row in table.to_pylist()
         if row["rationales"] and row["question_id"] in asked
     ]
+
+
+def _conflict(
+    experiment: Experiment, parent: Record, questions: Mapping[str, Sequence[dict[str, Any]]], missing: list[str]
+) -> tuple[str, Conflict] | None:
+    """From the first split that every teacher has answered by itself; None where there is none."""
+    names = [StoreId(teacher.name, answers=True) for teacher in experiment.teachers]
+    folders = {i.teacher: parent.tags[f"rationales.{i}"] for i in names if f"rationales.{i}" in parent.tags}
+    for split in SPLITS if len(folders) == len(names) else []:
+        try:
+            answers = {teacher: store.every_answer(folder, split) for teacher, folder in folders.items()}
+            if all(answers.values()) and split in questions:
+                return split, find_conflict([from_values(row, Question) for row in questions[split]], answers)
+        except (UserError, OSError) as error:
+            missing.append(f"the teachers' own answers to {split}: {error}")
+    return None
 
 
 def _samples(

@@ -84,6 +84,7 @@ def render_page(data: ReportData, effects: Sequence[Effect], figures: Sequence[F
         teachers=data.teachers,
         agreement=data.agreement,
         samples=data.samples,
+        conflict=data.conflict,
         flags=FLAGS,
         costs=cost_rows(data),
         generations=[report for generation in data.generations for report in generation.values()],
