@@ -5,7 +5,8 @@
 Bits: sha256 of weights and optimizer state after 12 steps with dropout in four shards, on one to four ranks (gloo, one
 thread each), and on four ranks that become three after the sixth step. Speed, on a student of FLAN-T5-small's shape:
 two ranks with two shards against DistributedDataParallel as it comes, and one rank with two shards against one; both
-ways take turns in the same processes, and each figure is the median of the turns' ratios.
+ways take turns in the same processes, and each figure is the median of the turns' ratios. Scoring: seconds to rank the
+choices of 256 questions on one rank over those on two, whose scores must be equal to the bit.
 """
 
 import argparse
@@ -29,12 +30,14 @@ import transformers
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+import student_parts  # noqa: E402
 import student_step  # noqa: E402
 
 from tinyllm_ray.student import loop  # noqa: E402
+from tinyllm_ray.student.evaluate import choice_scores  # noqa: E402
 from tinyllm_ray.student.objective import StudentLoss  # noqa: E402
 
-SHARDS, STEPS, CHANGE_AT = 4, 12, 6
+SHARDS, STEPS, CHANGE_AT, SCORED = 4, 12, 6, 256
 
 
 def main() -> None:
@@ -51,6 +54,7 @@ def main() -> None:
         speed = {
             "two_ranks_vs_plain_ddp": compare(folder, 2, arguments.repeats),
             "one_rank_two_shards_vs_one": compare(folder, 1, arguments.repeats),
+            "scoring": compare_scoring(folder),
         }
     result = {**student_step.about(), "sha256": bits, "equal": len(set(bits.values())) == 1, **speed}
     print(json.dumps(result, indent=None if arguments.json else 2))
@@ -59,7 +63,7 @@ def main() -> None:
 def train_bits(folder: str) -> dict[str, str]:
     """The digest of each way to run the same steps; all ranks of a way must have the same."""
     whole = {"first_step": 0, "last_step": STEPS}
-    jobs = [{"name": f"{ranks} ranks", "ranks": ranks, **whole} for ranks in (1, 2, 3, 4)]
+    jobs = [{"name": f"{ranks} rank{'s' * (ranks > 1)}", "ranks": ranks, **whole} for ranks in (1, 2, 3, 4)]
     jobs += [{"name": "", "ranks": 4, **whole, "last_step": CHANGE_AT, "save": True}]
     jobs += [{"name": "4 ranks, 3 from the middle", "ranks": 3, **whole, "first_step": CHANGE_AT}]
     found = run_group(folder, 4, jobs)
@@ -70,14 +74,24 @@ def train_bits(folder: str) -> dict[str, str]:
 
 def compare(folder: str, ranks: int, repeats: int) -> dict[str, Any]:
     """Time of ours over that of the other way, and the seconds of both."""
-    pairs = run_group(folder, ranks, [{"name": "turns", "ranks": ranks, "repeats": repeats}])[0]["turns"]
-    ratios = [ours / other for ours, other in pairs]
+    turns = run_group(folder, ranks, [{"name": "turns", "ranks": ranks, "repeats": repeats}])[0]["turns"]
+    wall, processor = ([ours[i] / other[i] for ours, other in turns] for i in range(2))
     return {
-        "time_ratio": round(statistics.median(ratios), 4),
-        "range": [round(min(ratios), 4), round(max(ratios), 4)],
-        "step_s": [round(statistics.median(times), 4) for times in zip(*pairs, strict=True)],
-        "n": len(ratios),
+        "time_ratio": round(statistics.median(wall), 4),
+        "range": [round(min(wall), 4), round(max(wall), 4)],
+        "processor_time_ratio": round(statistics.median(processor), 4),  # other work on the machine does not count
+        "step_s": [round(statistics.median(way[0] for way in ways), 4) for ways in zip(*turns, strict=True)],
+        "n": len(wall),
     }
+
+
+def compare_scoring(folder: str) -> dict[str, Any]:
+    student_parts.prepare_scoring(folder, SCORED)
+    one, two = {"name": "one", "ranks": 1, "scoring": True}, {"name": "two", "ranks": 2, "scoring": True}
+    found = run_group(folder, 2, [one, two])[0]
+    assert found["one"]["sha256"] == found["two"]["sha256"], "the scores differ"
+    seconds = {ranks: found[ranks]["seconds"] for ranks in ("one", "two")}
+    return {"speedup_of_two_ranks": round(seconds["one"] / seconds["two"], 3), "seconds": seconds, "equal": True}
 
 
 def run_group(folder: str, count: int, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -103,7 +117,10 @@ def run_process(given: dict[str, Any]) -> None:
             meet = f"file://{given['meet']}-{number}"
             dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=job["ranks"])
             saved = Path(given["folder"], "saved.pt")
-            found[job["name"]] = seconds_of_turns(job) if "repeats" in job else weights_after(job, saved)
+            if "scoring" in job:
+                found[job["name"]] = score(given["folder"])
+            else:
+                found[job["name"]] = seconds_of_turns(job) if "repeats" in job else weights_after(job, saved)
             dist.barrier()
             dist.destroy_process_group()
     print(json.dumps(found))
@@ -144,20 +161,31 @@ def weights_after(job: dict[str, Any], saved: Path) -> str:
     return found.hexdigest()
 
 
-def seconds_of_turns(job: dict[str, Any]) -> list[tuple[float, float]]:
-    """Seconds of a step's gradients, (ours, the other way), each turn on another batch; the first only warms up."""
+def score(folder: str) -> dict[str, Any]:
+    reader, questions = student_parts.open_scoring(folder, student_step.make_student("flan-t5-small"))
+    choice_scores(reader, questions[:64])  # warms up
+    dist.barrier()
+    started = time.perf_counter()
+    scores = choice_scores(reader, questions)
+    seconds = round(time.perf_counter() - started, 2)
+    return {"seconds": seconds, "sha256": hashlib.sha256(json.dumps(scores).encode()).hexdigest()}
+
+
+def seconds_of_turns(job: dict[str, Any]) -> list[list[tuple[float, float]]]:
+    """(wall, processor) seconds of a step's gradients, [ours, the other way], each turn on another batch; the first
+    only warms up."""
     features, training = student_step.drawn_features(1024), student_step.training(16)
     model = student_step.make_student("flan-t5-small")
     ours = loop.make_replica(model, student_step.TERMS, shards=2)
     other_model = copy.deepcopy(model)
     other = loop.make_replica(other_model, student_step.TERMS, shards=1) if job["ranks"] == 1 else plain(other_model)
-    pairs = []
+    turns = []
     for step in range(job["repeats"] + 1):
         indices = loop.step_examples(features, step, training=training, terms=student_step.TERMS, seed=0)
         seconds = {}
         for name, replica in [("ours", ours), ("other", other)][:: 1 if step % 2 else -1]:
             dist.barrier()
-            started = time.perf_counter()
+            started, before = time.perf_counter(), time.process_time()
             loop.step_gradients(
                 replica,
                 features,
@@ -168,11 +196,11 @@ def seconds_of_turns(job: dict[str, Any]) -> list[tuple[float, float]]:
                 step=step,
                 totals=loop.new_totals(student_step.TERMS),
             )
-            seconds[name] = time.perf_counter() - started
+            seconds[name] = (time.perf_counter() - started, time.process_time() - before)
             replica.model.zero_grad()
         if step:
-            pairs.append((seconds["ours"], seconds["other"]))
-    return pairs
+            turns.append([seconds["ours"], seconds["other"]])
+    return turns
 
 
 def plain(model: torch.nn.Module) -> loop.Replica:

@@ -71,17 +71,11 @@ def ranking_of_questions(model: Any) -> dict[str, Any]:
     """Seconds to rank the choices of 1,000 questions, against one padded pass over (question, choice) pairs."""
     import torch
 
-    from tinyllm_ray.data.questions import read_questions
-    from tinyllm_ray.data.tokenizer import StudentTokenizer
-    from tinyllm_ray.student.evaluate import Reader, choice_scores
-    from tinyllm_ray.student.model import prepare_tokenizer
+    from tinyllm_ray.student.evaluate import choice_scores
 
     with tempfile.TemporaryDirectory(prefix="student-step-") as folder:
-        _make(folder, RANKED)
-        experiment, files = _generated(folder)
-        tokenizer = StudentTokenizer.open(prepare_tokenizer(experiment, **files))
-        questions = read_questions(files["questions"]["train"].path)
-    reader = Reader(model.eval(), tokenizer, experiment.student, batch_size=32)
+        prepare_scoring(folder, RANKED)
+        reader, questions = open_scoring(folder, model)
     started = time.process_time()
     scores = choice_scores(reader, questions)
     ours_s = time.process_time() - started
@@ -95,6 +89,29 @@ def ranking_of_questions(model: Any) -> dict[str, Any]:
         "plain_seconds": round(plain_s, 1),
         "speedup": round(plain_s / ours_s, 2),
     }
+
+
+def prepare_scoring(folder: str, rows: int) -> None:
+    """Write questions and a tokenizer that is trained on them."""
+    from tinyllm_ray.student.model import prepare_tokenizer
+
+    _make(folder, rows)
+    experiment, files = _generated(folder)
+    prepare_tokenizer(experiment, **files)
+
+
+def open_scoring(folder: str, model: Any) -> tuple[Any, list[Any]]:
+    """A Reader of the model, and the questions; of a prepared folder."""
+    from tinyllm_ray.data.questions import read_questions
+    from tinyllm_ray.data.tokenizer import StudentTokenizer
+    from tinyllm_ray.student.evaluate import Reader
+    from tinyllm_ray.student.model import prepare_tokenizer
+
+    experiment, files = _generated(folder)
+    tokenizer = StudentTokenizer.open(prepare_tokenizer(experiment, **files))
+    return Reader(model.eval(), tokenizer, experiment.student, batch_size=32), read_questions(
+        files["questions"]["train"].path
+    )
 
 
 def _plain_scores(reader: Any, questions: list[Any]) -> list[list[float]]:
