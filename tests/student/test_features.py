@@ -266,3 +266,23 @@ def test_rationales_of_a_question_that_moved_to_another_split_are_no_strangers(w
 def test_a_choice_that_needs_what_the_teachers_do_not_write_is_refused(make, sections, message):
     with pytest.raises(UserError, match=message):
         make.make_experiment(**sections)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("meta.json", b"{"), ("meta.json", b"[]"), ("train/tokens.npy", b"\x93NUMPY"), ("train/examples.npy", None)],
+)
+def test_damaged_features_are_one_message_with_the_way_out(world, name, content):
+    folder = world.trial().features
+    path = Path(folder, name)
+    path.write_bytes(path.read_bytes()[:-9] if content is None else content)
+    with pytest.raises(UserError, match=rf"the features in {folder} are damaged .*; remove this folder"):
+        open_features(folder, "train")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "layout.json"])
+def test_a_damaged_tokenizer_folder_is_one_message_with_the_way_out(world, name):
+    folder = world.trial().tokenizer
+    Path(folder, name).write_text("{")
+    with pytest.raises(UserError, match=rf"{folder} is damaged .*; remove this folder"):
+        StudentTokenizer.open(folder)

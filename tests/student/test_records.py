@@ -51,3 +51,17 @@ def written(folder: Path):
     parts = sorted((folder / "metrics").glob("*.jsonl"))
     rows = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
     return [(row["step"], name) for row in rows for name in row if "/" in name]
+
+
+def test_damaged_lines_and_files_are_left_out_and_said(tmp_path, caplog):
+    recorder = records.Recorder(str(tmp_path), first_step=0)
+    recorder.evaluation(1, {"eval/accuracy": 0.5})
+    recorder.metrics(2, {"train/loss": 1.0})
+    recorder.flush()
+    (part,) = (tmp_path / "metrics").iterdir()
+    part.write_bytes(part.read_bytes()[:-9])  # in the midst of the second line
+    (tmp_path / "evaluations.json").write_text("[{")
+    records.Recorder(str(tmp_path), first_step=2)
+    assert written(tmp_path) == [(1, "eval/accuracy")]
+    assert records.read_evaluations(str(tmp_path)) == []
+    assert "holds a damaged line" in caplog.text and "evaluations.json is damaged" in caplog.text

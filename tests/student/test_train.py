@@ -195,6 +195,15 @@ def test_with_no_whole_checkpoint_a_trial_starts_again(world, caplog):
     assert "is damaged" in caplog.text
 
 
+def test_a_damaged_result_is_made_again_from_the_checkpoint(world):
+    trial = world.trial()
+    first = run_trial(trial, report=lambda row: None)
+    Path(trial.dir, "result.json").write_text("{")
+    again = run_trial(trial, report=lambda row: None)
+    assert again["eval/accuracy"] == first["eval/accuracy"]
+    assert json.loads(Path(trial.dir, "result.json").read_text()) == again
+
+
 def test_a_removed_model_is_made_again_from_the_checkpoint(world):
     trial = world.trial()
     first = run_trial(trial, report=lambda row: None)

@@ -72,22 +72,34 @@ def build_features(
         total = sum(questions[split].rows for split in plan["questions"])
         with step("features", total=total, unit="rows") as bar:
             _build(folder, plan, bar, questions=questions, stores=stores, tokenizer_folder=tokenizer_folder)
-    meta = storage.read_json(storage.join(folder, "meta.json"))
-    for split, counts in meta["splits"].items():
+    for split, counts in read_meta(folder)["splits"].items():
         check_counts(counts, split, experiment)
     return folder
 
 
 def open_features(folder: str, split: str) -> Features:
+    """Raises UserError where the folder is damaged."""
     local = storage.local_folder(folder)
-    meta = json.loads((local / "meta.json").read_text())
-    arrays = {name: np.load(local / split / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
-    return Features(**arrays, components=meta["plan"]["components"])
+    try:
+        arrays = {name: np.load(local / split / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(folder, error) from None
+    return Features(**arrays, components=read_meta(folder)["plan"]["components"])
 
 
 def read_meta(folder: str) -> dict[str, Any]:
     """What the features were made from (`plan`) and counts by split (`splits`)."""
-    return storage.read_json(storage.join(folder, "meta.json"))
+    try:
+        meta = storage.read_json(storage.join(folder, "meta.json"))
+    except ValueError as error:
+        raise _damaged(folder, error) from None
+    if not isinstance(meta, dict) or not {"plan", "splits"} <= meta.keys():
+        raise _damaged(folder, "meta.json holds no plan and counts")
+    return meta
+
+
+def _damaged(folder: str, reason: object) -> UserError:
+    return UserError(f"the features in {folder} are damaged ({reason}); remove this folder, and they are made again")
 
 
 def _plan(

@@ -35,10 +35,15 @@ class StudentTokenizer:
         from tokenizers import Tokenizer
 
         local = storage.local_folder(folder)
-        backend = Tokenizer.from_file(str(local / "tokenizer.json"))
+        try:
+            backend = Tokenizer.from_file(str(local / "tokenizer.json"))
+            layout = json.loads((local / "layout.json").read_text())
+            tokenizer = cls(backend=backend, **layout)
+        except Exception as error:  # noqa: BLE001 - tokenizers raises Exception itself
+            raise UserError(f"{folder} is damaged ({error}); remove this folder, and it is made again") from None
         backend.no_truncation()
         backend.no_padding()
-        return cls(backend=backend, **json.loads((local / "layout.json").read_text()))
+        return tokenizer
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Special tokens are added by this class alone; one that a text holds stays text."""

@@ -5,12 +5,13 @@
 """
 
 import json
+import logging
 import re
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformers.utils.logging import disable_progress_bar
 
@@ -22,6 +23,8 @@ from tinyllm_ray.schema import Experiment
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+log = logging.getLogger(__name__)
+Kind = TypeVar("Kind")
 PART_S = 5.0
 PART = re.compile(r"part-(\d+)-\d+\.jsonl$")
 ANSWERING = "student.json"  # in a model folder
@@ -67,17 +70,32 @@ class Recorder:
         self.lines, self.flushed = [], time.monotonic()
 
     def _forget(self, uri: str, first_step: int) -> None:
-        lines = [json.loads(line) for line in storage.read_bytes(uri).splitlines()]
+        data = storage.read_bytes(uri)
+        lines = [line for text in data.splitlines() for line in _read_line(text, uri)]
         kept = [line for line in lines if line["step"] <= first_step]
         if not kept:
             storage.remove(uri)
-        elif len(kept) < len(lines):
+        elif _as_lines(kept) != data:
             storage.write_bytes(uri, _as_lines(kept))
 
 
 def read_evaluations(folder: str) -> list[dict[str, Any]]:
-    uri = storage.join(folder, "evaluations.json")
-    return storage.read_json(uri) if storage.exists(uri) else []
+    return read_whole(storage.join(folder, "evaluations.json"), list) or []
+
+
+def read_whole(uri: str, kind: type[Kind]) -> Kind | None:
+    """The list or mapping of a JSON file; None where it is not there, or damaged, which is said."""
+    if not storage.exists(uri):
+        return None
+    try:
+        found = storage.read_json(uri)
+    except ValueError as error:
+        log.warning("%s is damaged and not used: %s", uri, error)
+        return None
+    if isinstance(found, kind):
+        return found
+    log.warning("%s is damaged and not used: it holds %s", uri, type(found).__name__)
+    return None
 
 
 def write_predictions(folder: str, split: str, predictions: Sequence[Prediction]) -> None:
@@ -143,6 +161,18 @@ def model_card(experiment: Experiment, *, seed: int, made_from: dict[str, Any], 
         "",
     ]
     return "\n".join(lines)
+
+
+def _read_line(text: bytes, uri: str) -> list[dict[str, Any]]:
+    """One line of a part; none where it is damaged, which is said."""
+    try:
+        line = json.loads(text)
+        if isinstance(line.get("step"), int):
+            return [line]
+    except (ValueError, AttributeError):
+        pass
+    log.warning("%s holds a damaged line, which is left out: %.80r", uri, text)
+    return []
 
 
 def _as_lines(rows: list[dict[str, Any]]) -> bytes:

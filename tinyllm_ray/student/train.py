@@ -85,7 +85,7 @@ def run_trial_ddp(trial: Trial, *, ranks: int, report_callback: Any = None) -> d
     features = open_features(trial.features, "train")
     check_ranks(experiment, ranks, rows=len(features.question_ids))
     check_weights(experiment, features)  # here too, where the message reaches the user
-    done = _result(trial)
+    done = read_result(trial.dir)
     if done is None:
         refusal = storage.join(trial.dir, REFUSAL)
         storage.remove(refusal)
@@ -106,7 +106,7 @@ def run_trial_ddp(trial: Trial, *, ranks: int, report_callback: Any = None) -> d
             if storage.exists(refusal):  # one message in place of Ray's traceback
                 raise UserError(storage.read_json(refusal)["message"]) from None
             raise
-        done = _result(trial)
+        done = read_result(trial.dir)
     assert done is not None
     return done
 
@@ -130,7 +130,7 @@ def _worker(config: dict[str, Any]) -> None:
 def run_rank(trial: Trial, experiment: Experiment, *, report: Report, device: torch.device) -> dict[str, Any]:
     """What each rank does, alone or in the process group that it is in; `experiment.training.shards` is resolved."""
     started = time.time()
-    done = _result(trial)
+    done = read_result(trial.dir)
     for row in records.read_evaluations(trial.dir) if done else []:
         report(row)
     if done:
@@ -190,16 +190,13 @@ def _start(
     return run, optimizer, first_step
 
 
-def finished(folder: str) -> bool:
-    """Whether a trial's folder holds its result and the model that the result is of."""
+def read_result(folder: str) -> dict[str, Any] | None:
+    """A finished trial's result; None where it is damaged or the model that it is of is not there: both are then made
+    again from the last checkpoint."""
     model = storage.join(folder, "model")
-    whole = storage.exists(storage.join(model, "config.json")) and storage.list_files(model, ".safetensors")
-    return bool(whole) and storage.exists(storage.join(folder, "result.json"))
-
-
-def _result(trial: Trial) -> dict[str, Any] | None:
-    """None where the trial is not finished; a model that was removed is made again from the last checkpoint."""
-    return storage.read_json(storage.join(trial.dir, "result.json")) if finished(trial.dir) else None
+    if not storage.exists(storage.join(model, "config.json")) or not storage.list_files(model, ".safetensors"):
+        return None
+    return records.read_whole(storage.join(folder, "result.json"), dict)
 
 
 def _log(run: Run, step: int, values: dict[str, float]) -> None:

@@ -16,7 +16,8 @@ from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student.checks import with_shards
 from tinyllm_ray.student.model import prepare_tokenizer
-from tinyllm_ray.student.train import Trial, finished
+from tinyllm_ray.student.records import read_whole
+from tinyllm_ray.student.train import Trial, read_result
 
 RESULT, STOPPED, FAILURE = "result.json", "stopped.json", "failure.json"
 
@@ -60,14 +61,14 @@ class Training:
         """Whether nothing is left to do: it has its result, or the scheduler of its search stopped it."""
         scheduled = self.spec.variant == "search" and self.spec.experiment.search.scheduler != "none"
         stopped = scheduled and storage.exists(storage.join(self.trial.dir, STOPPED))
-        return stopped or finished(self.trial.dir)
+        return stopped or read_result(self.trial.dir) is not None
 
     def end(self) -> dict[str, Any] | None:
         """Its result, where a scheduler stopped it, or its failure; None while it is under way."""
         for name in (RESULT, STOPPED, FAILURE):
-            uri = storage.join(self.trial.dir, name)
-            if storage.exists(uri):
-                return storage.read_json(uri)
+            found = read_whole(storage.join(self.trial.dir, name), dict)
+            if found is not None:
+                return found
         return None
 
 
