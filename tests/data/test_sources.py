@@ -115,3 +115,11 @@ def test_a_pattern_finds_the_parts_in_order(tmp_path: Path) -> None:
         write(tmp_path / name, b"")
     assert sources.find(str(tmp_path), "train-*.parquet") == [f"{tmp_path}/train-0000{n}.parquet" for n in (0, 1)]
     assert sources.find(str(tmp_path), "valid-*.parquet") == []
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "http://[bad/t.jsonl"])
+def test_a_name_that_no_storage_takes_is_a_users_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"cannot be looked up: .*check dataset\.path and dataset\.splits"):
+        sources.find(str(tmp_path), name)
+    with pytest.raises(UserError, match="cannot be looked up"):
+        sources.find("/dev/null", "data-*.parquet")

@@ -72,7 +72,8 @@ def _files(uri: str) -> tuple[str, dict[str, list[str]]]:
     if not sets:
         raise UserError(f"{uri} holds no files of rows; supported are {SUPPORTED}")
     if len(sets) > 1 and "." not in sets:
-        raise UserError(f"{uri} holds several datasets: {', '.join(sorted(sets))}; inspect one of these folders")
+        names = ", ".join(sorted(sets)[:12]) + (", ..." if len(sets) > 12 else "")
+        raise UserError(f"{uri} holds several datasets: {names}; inspect one of these folders")
     by_split = sets["."] if "." in sets else next(iter(sets.values()))
     if set(by_split) > {""}:
         del by_split[""]  # files that name no split, beside some that do

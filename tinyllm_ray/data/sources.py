@@ -45,6 +45,16 @@ def is_data(name: str) -> bool:
 def find(folder: str, pattern: str) -> list[str]:
     """The files that a name, a pattern with `*` or `?` or a folder means below `folder`; may be none."""
     uri = pattern if "://" in pattern or pattern.startswith("/") else storage.join(folder, pattern)
+    try:
+        return _find(uri)
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # no permission, no network, a name that no storage takes
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{uri[:200]!r} cannot be looked up: {reason}; check dataset.path and dataset.splits") from None
+
+
+def _find(uri: str) -> list[str]:
     if _is_http(uri):
         if "*" in uri:
             raise UserError(
