@@ -19,6 +19,7 @@ LABELED = Choices(BOTH, ["A", "B"])
         ({"text": BOTH}, Choices(BOTH)),
         ([{"label": "A", "text": "iron"}, {"label": "B", "text": "cork"}], LABELED),
         ([{"key": "A", "value": "iron"}, {"key": "B", "value": "cork"}], LABELED),
+        ([{"text": "iron", "right": False}, {"text": "cork", "right": True}], Choices(BOTH)),
         ({"A": "iron", "B": "cork"}, LABELED),
         ({"A": "iron", "B": "cork", "C": None}, Choices([*BOTH, None], ["A", "B", "C"])),
         ([3, 2.5, 2.0, True], Choices(["3", "2.5", "2", "true"])),
@@ -62,7 +63,7 @@ def test_the_right_answer_stands_at_places_that_follow_from_the_texts_alone() ->
         (7, "choices is of type int"),
         ([["a"], ["b"]], "a choice is of type list"),
         ([{"label": "A"}], "a choice of choices has label, but none of text"),
-        ([{"text": "a"}], "a choice of choices has text, but none of label"),
+        ([{"text": "a", "label": "A"}, {"text": "b"}], "a choice of choices has text, but none of label"),
         ({"text": BOTH, "label": ["A"]}, "2 texts, but its labels are not as many"),
     ],
 )

@@ -66,6 +66,12 @@ def test_an_empty_place_among_the_choices_keeps_the_others_positions() -> None:
         read({**row, "answer": 1}, reading="index0")
 
 
+def test_the_right_choice_may_be_marked_at_the_choices() -> None:
+    marked = [{"text": "iron", "right": False}, {"text": "cork", "right": True}]
+    found = read({"question": "?", "choices": marked}, columns={"answer": "choices.right"}, reading="index0")
+    assert found == Question("train-9", "?", BOTH, "cork")
+
+
 def test_ids_may_be_absent_numbers_or_nested() -> None:
     assert read(ROW).question_id == "train-9"
     assert read({**ROW, "id": None}).question_id == "train-9"
@@ -77,6 +83,7 @@ def test_ids_may_be_absent_numbers_or_nested() -> None:
 def test_rows_of_another_kind_are_no_mistake() -> None:
     where = {"type": "yesno", "year": [2001, 2002]}
     assert read({**ROW, "type": "yesno", "year": 2002}, where=where).answer == "cork"
+    assert read({**ROW, "type": "yesno", "year": "2001"}, where=where).answer == "cork"
     for other in ({"type": "list", "year": 2002}, {"type": "yesno", "year": 2003}):
         with pytest.raises(OtherKind):
             read({**ROW, **other}, where=where)

@@ -269,6 +269,13 @@ def test_a_published_test_file_without_answers_is_left_out_and_said(tmp_path: Pa
         prepare_mine(tmp_path)
 
 
+def test_a_filter_that_skips_every_row_is_named(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", [row("a"), row("b")])
+    with pytest.raises(UserError, match=r"holds no questions; dataset\.where skips all of its 2 rows"):
+        prepare_mine(tmp_path, where={"id": "c"})
+    assert ids(prepare_mine(tmp_path, where={"id": ["b", "c"]})["train"]) == ["b"]
+
+
 def test_repeated_ids_are_numbered_on_request(tmp_path: Path) -> None:
     write_lines(tmp_path / "train.jsonl", [row("a", "One?"), row("b", "Two?"), row("a", "Three?")])
     with pytest.raises(UserError, match=r"duplicate id 'a'; dataset\.repeated_ids=number"):

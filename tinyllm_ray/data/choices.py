@@ -66,8 +66,10 @@ def _from_value(value: Any, column: str) -> Choices:
         raise BadRow(f"{column} is {kind(value)}, not a list of choices")
     items = [item for item in value if not _is_gap(item)]
     if items and all(isinstance(item, Mapping) for item in items):
-        labels = [text_of(_first(item, _LABEL_KEYS, column), "a choice's label") for item in items]
-        return Choices([_text(_first(item, _TEXT_KEYS, column)) for item in items], labels)
+        texts = [_text(_first(item, _TEXT_KEYS, column)) for item in items]
+        if not any(key in item for item in items for key in _LABEL_KEYS):
+            return Choices(list(texts))
+        return Choices(list(texts), [text_of(_first(item, _LABEL_KEYS, column), "a choice's label") for item in items])
     return Choices([None if _is_gap(item) else _text(item) for item in value])
 
 

@@ -35,8 +35,7 @@ def read_parts(row: Any, *, dataset: Dataset, default_id: str, position: int = 0
         raise BadRow(f"the row is {kind(row)}, not an object with named fields")
     columns = dataset.columns
     for path, wanted in dataset.where.items():
-        value = need(row, path)
-        if value not in (wanted if isinstance(wanted, list) else [wanted]):
+        if text_of(need(row, path), path) not in {text_of(one, path) for one in _list(wanted)}:
             raise OtherKind
     name, context = _id(row, columns.id, default_id), _context(row, columns.context)
     question = need(row, columns.question)

@@ -121,8 +121,8 @@ def _prepare_splits(
     written: dict[str, SplitWriter] = {}
     unanswered: list[str] = []
     for split in reversed([split for split in SPLITS if split in found or split in dataset.split_from_train]):
-        others = {key for other in written.values() for key in other.keys}
-        drop = others if dataset.drop_leaked and split == "train" else set()
+        leaking = list(written.values()) if dataset.drop_leaked and split == "train" else []
+        drop = {key for other in leaking for key in other.keys}
         items = _questions(dataset, split, found, scanned)
         files[split], written[split] = _write_split(
             dataset, split, items, folder=folder, drop=drop, on_progress=on_progress
@@ -223,7 +223,7 @@ def _question(dataset: Dataset, parts: Parts, number: int, ids: Container[int], 
                 raise BadRow(f"duplicate id {question.question_id!r}; dataset.repeated_ids=number keeps such rows")
             question = replace(question, question_id=f"{question.question_id}#{number}")
     except BadRow as problem:
-        return Rejected(parts.position, str(problem), repr(parts.answer)[:200])
+        return Rejected(parts.position, str(problem), f"{parts.question[:120]!r}, answer {parts.answer!r}"[:200])
     return question
 
 
@@ -237,5 +237,7 @@ def _check_split(dataset: Dataset, split: str, written: SplitWriter, rejected_pa
         )
     if not written.rows and not written.leaked:
         raise UserError(
-            f"the {split} split of {dataset.name} holds no questions; check dataset.path and dataset.splits"
+            f"the {split} split of {dataset.name} holds no questions"
+            + (f"; dataset.where skips all of its {written.skipped} rows" if written.skipped else "")
+            + "; check dataset.path and dataset.splits"
         )
