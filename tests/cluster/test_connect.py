@@ -93,6 +93,15 @@ def test_the_capacity_check_says_what_each_pool_asks_and_what_there_is() -> None
     ]
 
 
+def test_the_room_of_a_machine_is_its_cores_and_not_the_cpus_that_ray_is_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    (_, line) = check_capacity(experiment(student={"workers": 100, "resource": "student_pool"}))
+    words = "100 x (CPU 1, student_pool 1); this machine has room for 2, and 100 share its cores"
+    assert line == f"student pool: {words}"
+
+
 @pytest.mark.parametrize(
     ("pools", "words"),
     [

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,14 @@ class NodeKind:
     resources: Counter  # of numbers; what is not there counts 0
     labels: dict[str, str]
 
+    cores: int | None = None  # where Ray is told of more CPUs than there are, as on a machine where it is started
+
+    def room(self, pool: Pool) -> int:
+        """How many workers of a pool have all they ask for, cores too."""
+        if self.cores is None:
+            return self.holds(pool)
+        return replace(self, resources=Counter({**self.resources, "CPU": self.cores})).holds(pool)
+
     def holds(self, pool: Pool) -> int:
         """How many workers of a pool one such node holds. Memory counts where it is declared."""
         if not all(_label_fits(self.labels, key, wanted) for key, wanted in pool.labels.items()):
@@ -58,7 +66,9 @@ def check_capacity(experiment: Experiment, names: Collection[str] = POOLS) -> li
         if there < least:
             raise UserError(f"pools.{name}: {asked} is asked, {where} {_shortage(name, pool, kinds, there)}")
         less = f", elastic from {least}" if least < pool.workers else ""
-        lines.append(f"{name} pool: {asked}{less}; {where} room for {there}")
+        room = sum(kind.count * kind.room(pool) for kind in kinds)
+        shared = f", and {least} share its cores" if room < least else ""
+        lines.append(f"{name} pool: {asked}{less}; {where} room for {room}{shared}")
     if "teacher" in used:
         _check_schedule(experiment)
         _check_spare(used["teacher"], sum(kind.count * kind.resources["CPU"] for kind in kinds))
@@ -145,12 +155,12 @@ def pending_demand() -> Counter:
 
 
 def why_pending(wanted: dict[str, float], pools: Pools, *, count: int, waited_s: float) -> str:
-    """One sentence; empty for a backlog of ordinary tasks on busy nodes, which is no surprise."""
+    """One sentence; empty for what waits for its turn: ordinary tasks, or workers of a Ray that this run alone uses."""
     import ray
 
     names = [name for name in ("teacher", "student") if getattr(pools, name).resource in wanted]
     nodes = [kind for kind in live_nodes() if all(kind.resources[key] >= value for key, value in wanted.items())]
-    if not names and nodes:
+    if nodes and (not names or not cluster_address(pools)):
         return ""
     who = f"{names[0]} pool" if names else "a stage"
     start = f"{who}: {count} pending for {waited_s:.0f} s, each waits for {_amounts(wanted)}"
@@ -182,7 +192,7 @@ def _this_machine(pools: Pools) -> NodeKind:
     gpus = get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * (1 - OBJECT_STORE_SHARE)
     resources = {"CPU": declared["num_cpus"], "GPU": gpus, "memory": memory, **declared["resources"]}
-    return NodeKind("this machine", 1, Counter(resources), declared["labels"])
+    return NodeKind("this machine", 1, Counter(resources), declared["labels"], cores=os.cpu_count() or 1)
 
 
 def _check_schedule(experiment: Experiment) -> None:
