@@ -7,7 +7,7 @@ EXPERIMENT ?= experiments/miniature.yaml
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup lock demo headline test quick faults bench ui lint types docs check
+.PHONY: setup lock demo headline test quick faults fuzz bench ui lint types docs check
 setup: .venv/ready
 
 .venv/ready: pyproject.toml requirements.lock
@@ -43,6 +43,9 @@ quick: setup
 
 faults: setup
 	@$(BIN)/python -m tests.faults
+
+fuzz: setup  ## rows, experiment files, overrides, damaged files, models, secrets; writes outputs/fuzz.json
+	@$(BIN)/python -m tests.fuzz
 
 bench: setup
 	@mkdir -p outputs/benchmarks

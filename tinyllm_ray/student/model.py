@@ -206,6 +206,9 @@ def _load(student: Student) -> "PreTrainedModel":
             f"student.model {student.model!r} cannot be loaded: its weights lack {len(lacking)} tensors that its "
             f"config.json asks for, such as {lacking[0]}"
         )
+    layers = getattr(model.config, "num_hidden_layers", 1)
+    if layers < 1:
+        raise UserError(f"student.model {student.model!r} cannot be loaded: its config.json asks for {layers} layers")
     return model
 
 
