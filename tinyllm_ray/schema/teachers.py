@@ -50,7 +50,9 @@ def _prefix_of_name(given: dict[str, Any]) -> str:
 
 class Teacher(Section):
     name: Name = Field(description="the teacher's name in weights, stores, metrics and overrides")
-    model: str | None = Field(None, description="hub id or folder; null only with `store`")
+    model: str | None = Field(
+        None, description="hub id, folder, or a .gguf file, which is unpacked below output.dir; null only with `store`"
+    )
     revision: str | None = Field(None, description="hub revision: a branch, tag or commit; null: the hub's default")
     store: str | None = Field(None, description="folder of existing rationales (holds <split>/); nothing is generated")
     task_prefix: str = Field(

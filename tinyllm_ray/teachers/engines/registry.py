@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
+from tinyllm_ray.data.gguf import is_gguf, unpack
 from tinyllm_ray.data.prompts import load_template, next_example
 from tinyllm_ray.schema import (
     AutoSettings,
@@ -35,6 +36,9 @@ ENGINES = {
 
 def make_engine(teacher: Teacher, *, pool: Pool, prompts: Prompts, output_dir: str) -> Engine:
     """The engine that `teachers[].engine` names, or the one that suits the model and the pool."""
+    if teacher.model and is_gguf(teacher.model):
+        folder = unpack(teacher.model, key=f"teachers.{teacher.name}.model", output_dir=output_dir)
+        teacher = teacher.model_copy(update={"model": folder})
     if isinstance(teacher.engine, AutoSettings):
         teacher = teacher.model_copy(update={"engine": _choose(teacher, pool)})
     log_file = None

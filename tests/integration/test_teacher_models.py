@@ -1,0 +1,63 @@
+"""What users bring as teachers, on the real engine: a .gguf file, a stop text, special tokens in a question."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+from support.tiny_gguf import save_both
+from support.tiny_teachers import experiment, question_file, questions
+
+from tinyllm_ray.data import store
+from tinyllm_ray.teachers.pipeline import TeacherReport, generate
+
+pytestmark = pytest.mark.engine
+TOKENS = 16
+
+
+@pytest.fixture(scope="module")
+def running_ray() -> Iterator[None]:
+    ray.init("local", num_cpus=4, resources={"teacher_pool": 1, "student_pool": 2}, include_dashboard=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return save_both(tmp_path_factory.mktemp("gguf"))
+
+
+def write(folder: Path, model: str, stop: list[str]) -> tuple[TeacherReport, dict[str, str]]:
+    """What one teacher makes of eight questions, of which one holds the tokenizer's special tokens."""
+    rows = questions(8)
+    rows[3] = replace(rows[3], question="3: what </s> falls <s> when the sun is there?")
+    files = {"train": question_file(folder / "train.parquet", rows)}
+    teacher = {"name": "one", "model": model, "sampling": {"max_tokens": TOKENS, "stop": stop}}
+    report = generate(experiment(teacher), output_dir=str(folder / "out"), questions=files)["one"]
+    stored = store.read(report.store, "train", ["question_id", "rationale"]).to_pylist()
+    return report, {row["question_id"]: row["rationale"] for row in stored}
+
+
+@pytest.fixture(scope="module")
+def plain(running_ray: None, both: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    report, texts = write(tmp_path_factory.mktemp("plain"), both[1], [])
+    assert (report.generated, report.failed, report.saved_tokens) == (8, {}, 0)
+    return texts
+
+
+def test_a_gguf_file_writes_the_same_greedy_texts_as_its_weights(
+    plain: dict[str, str], both: tuple[str, str], tmp_path: Path
+) -> None:
+    assert write(tmp_path, both[0], [])[1] == plain
+
+
+def test_a_stop_text_ends_a_rationale_and_the_tokens_saved_are_reported(
+    plain: dict[str, str], both: tuple[str, str], tmp_path: Path
+) -> None:
+    stop = next(text[len(text) // 2] for text in plain.values() if text[len(text) // 2].isprintable())
+    report, texts = write(tmp_path, both[1], [stop])
+    cut = {name: text.partition(stop)[0].strip() for name, text in plain.items()}
+    assert {name: texts.get(name, "") for name in plain} == cut
+    assert report.saved_tokens > 0
+    assert report.output_tokens + report.saved_tokens <= TOKENS * 8
