@@ -194,3 +194,12 @@ def test_failed_rows_are_tried_again_in_the_run_and_in_the_next_one(running_ray:
         assert (second.found, second.generated, second.failed) == (6, 2, {})
     assert len(store.read(first.store, "train", failures=True)) == 8
     assert store.count_twice(first.store, "train") == 0
+
+
+def test_an_engine_that_does_not_start_is_one_message(running_ray: None, tmp_path: Path) -> None:
+    model = Path(save_t5(tmp_path / "t5"))
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"d_ff": 96}))  # the weights say 128
+    spec = experiment({"name": "broken", "model": str(model)})
+    with pytest.raises(UserError, match=r"teacher broken: its engine does not start: .*logs"):
+        generate(spec, output_dir=str(tmp_path / "out"), questions=question_files(tmp_path, train=4))

@@ -2,11 +2,19 @@ import json
 from pathlib import Path
 
 import pytest
+from support.tiny_teachers import save_llama
 
 from tinyllm_ray.config import UserError
 from tinyllm_ray.schema import Teacher
 from tinyllm_ray.teachers.engines.decoders import decoder_prompt_limit
-from tinyllm_ray.teachers.engines.models import find_shape, folder_digest, model_key, position_limit, read_config
+from tinyllm_ray.teachers.engines.models import (
+    check_model,
+    find_shape,
+    folder_digest,
+    model_key,
+    position_limit,
+    read_config,
+)
 
 
 def model(folder: Path, config: dict, *, weights: str = "model.safetensors") -> Teacher:
@@ -106,3 +114,40 @@ def test_a_prompt_and_its_rationale_share_the_configured_length_or_the_models_ow
     (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"max_position_embeddings": None}))
     with pytest.raises(UserError, match=r"engine_kwargs: \{max_model_len: TOKENS\}"):
         decoder_prompt_limit(teacher, {})
+
+
+def damaged(folder: Path, **changes: object) -> Teacher:
+    """A whole tiny model, of which one thing is then broken."""
+    made = Teacher(name="t", model=save_llama(folder))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return made
+
+
+def test_a_whole_model_passes(tmp_path: Path) -> None:
+    check_model(damaged(tmp_path), wanted="decoder")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 1000])
+def test_weights_that_are_cut_off_are_refused(tmp_path: Path, keep: int) -> None:
+    teacher = damaged(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"teachers\.t\.model: .*model\.safetensors is damaged"):
+        check_model(teacher, wanted="decoder")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model_type": "nothing"}, {"hidden_size": "wide"}, {"num_attention_heads": []}, {"rope_parameters": 3}]
+)
+def test_a_config_that_the_library_cannot_use_is_refused(tmp_path: Path, changes: dict) -> None:
+    with pytest.raises(UserError, match=r"teachers\.t\.model: the config of .* cannot be used: "):
+        check_model(damaged(tmp_path, **changes), wanted="decoder")
+
+
+@pytest.mark.parametrize("index", ["{}", "[]", '{"weight_map": {"a": "lost.safetensors"}}', "{"])
+def test_an_index_of_files_that_are_not_there_is_refused(tmp_path: Path, index: str) -> None:
+    teacher = damaged(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(UserError, match=r"teachers\.t\.model: .*index\.json"):
+        check_model(teacher, wanted="decoder")

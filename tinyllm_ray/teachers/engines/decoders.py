@@ -7,7 +7,7 @@ from tinyllm_ray.config import UserError
 from tinyllm_ray.schema import Teacher
 from tinyllm_ray.teachers.engines.base import Setting
 from tinyllm_ray.teachers.engines.models import (
-    check_shape,
+    check_model,
     folder_digest,
     model_key,
     model_path,
@@ -45,7 +45,7 @@ def decoder_key(teacher: Teacher, engine_kwargs: dict[str, Any], *, adapter: str
 
 
 def check_decoder(teacher: Teacher, engine_kwargs: dict[str, Any]) -> None:
-    check_shape(teacher, read_config(teacher), wanted="decoder")
+    check_model(teacher, wanted="decoder")
     decoder_prompt_limit(teacher, engine_kwargs)
 
 

@@ -112,14 +112,58 @@ def find_shape(teacher: Teacher, config: dict[str, Any]) -> Shape:
     )
 
 
+def check_model(teacher: Teacher, *, wanted: Shape) -> None:
+    """Refuse a model that is damaged or that the chosen engine cannot run."""
+    check_shape(teacher, read_config(teacher), wanted=wanted)
+    _check_libraries_config(teacher)
+    if is_folder(model_of(teacher)):
+        _check_files(Path(model_path(teacher)), f"teachers.{teacher.name}.model")
+
+
 def check_shape(teacher: Teacher, config: dict[str, Any], *, wanted: Shape) -> None:
-    """Refuse a model that the chosen engine cannot run."""
     found: Shape = "encoder_decoder" if config.get("is_encoder_decoder") else "decoder"
     if found != wanted:
         raise UserError(
             f"teachers.{teacher.name}.engine.type: {teacher.engine.type} runs {wanted.replace('_', '-')} models, and "
             f"{teacher.model} is a model of the other kind; set the type to auto"
         )
+
+
+def _check_libraries_config(teacher: Teacher) -> None:
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(
+            model_path(teacher), revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
+        )
+    except Exception as error:  # noqa: BLE001 - each model's own code reads its config, with errors of its own
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"teachers.{teacher.name}.model: the config of {teacher.model} cannot be used: "
+            f"{type(error).__name__}: {reason}"
+        ) from None
+
+
+def _check_files(folder: Path, key: str) -> None:
+    """A file of weights that is cut off or is none does not open; an index may name files that are not there."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="numpy") as opened:
+                tensors = len(opened.keys())
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{key}: {file} is damaged: {error}; copy or download the model again") from None
+        if not tensors:
+            raise UserError(f"{key}: {file} holds no weights; copy or download the model again")
+    for index in folder.glob("*.safetensors.index.json"):
+        named = _parse_config(index, key).get("weight_map")
+        files = set(named.values()) if isinstance(named, dict) else set()
+        lost = sorted(str(name) for name in files if not (folder / str(name)).is_file())
+        if lost or not files:
+            raise UserError(
+                f"{key}: {index} names {lost[0] if lost else 'no files'}, which is not there; copy it again"
+            )
 
 
 def _parse_config(path: Path, key: str) -> dict[str, Any]:

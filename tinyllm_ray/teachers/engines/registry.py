@@ -69,8 +69,9 @@ def log_foreign_code(teacher: Teacher) -> None:
 
 
 def run_files(engine: Engine, files: Sequence[str], *, longest_prompt: int) -> Iterator[pa.Table]:
-    """Batches with outcomes, as they come."""
+    """Batches with outcomes, as they come. Raises UserError where the engine does not start."""
     import ray.data
+    from ray.exceptions import RayError
 
     names = ray.data.from_items([{"file": uri} for uri in files], override_num_blocks=len(files))
     dataset = engine.run(names, longest_prompt=longest_prompt)
@@ -78,7 +79,19 @@ def run_files(engine: Engine, files: Sequence[str], *, longest_prompt: int) -> I
     dataset.context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # which remarks that the bars are off
-    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    started = False
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            started = True
+            yield batch
+    except RayError as error:
+        if started:
+            raise
+        said = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"teacher {engine.teacher.name}: its engine does not start: {said}; what it printed is in the folder logs "
+            "below output.dir"
+        ) from error
 
 
 def _choose(teacher: Teacher, pool: Pool) -> VllmSettings | RayDataLlmSettings | Seq2SeqSettings:

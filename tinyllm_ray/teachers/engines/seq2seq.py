@@ -29,7 +29,7 @@ from tinyllm_ray.teachers.engines.base import (
 from tinyllm_ray.teachers.engines.encoding import PromptEncoder
 from tinyllm_ray.teachers.engines.models import (
     RELATIVE_POSITIONS_LIMIT,
-    check_shape,
+    check_model,
     folder_digest,
     model_key,
     model_path,
@@ -67,7 +67,7 @@ class Seq2Seq:
         }
 
     def check(self) -> None:
-        check_shape(self.teacher, read_config(self.teacher), wanted="encoder_decoder")
+        check_model(self.teacher, wanted="encoder_decoder")
         self._encoder.check()
 
     def prompt_limit(self) -> int:
