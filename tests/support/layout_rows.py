@@ -377,6 +377,10 @@ PUBLISHED: dict[str, Published] = {
     "gpqa": Published(
         make(
             lambda n, q, c, g: {
+                "Pre-Revision Question": "An older question",
+                "Pre-Revision Correct Answer": "old",
+                **{f"Pre-Revision Incorrect Answer {k}": f"older {k}" for k in range(1, 4)},
+                **{f"Expert Validator {k}": "yes" for k in range(20)},
                 "Record ID": f"rec{n}",
                 "Question": q,
                 "Correct Answer": c[g],

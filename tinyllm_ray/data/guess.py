@@ -17,6 +17,7 @@ from tinyllm_ray.schema import LAYOUTS, Dataset
 from tinyllm_ray.tasks import number
 
 _SURE = 0.75  # how much of a layout's columns a file has to have, and of a file's columns the layout
+_MANY_FIELDS = 6  # so many names do not come together by chance
 _MOST_LABELS = 20
 
 
@@ -56,6 +57,9 @@ def _known_layout(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _likeness(columns: set[str], fields: set[str]) -> float:
+    """1 where the columns are the layout's; nearly so where they are many others too, but all of many of the layout."""
+    if len(fields) >= _MANY_FIELDS and fields <= columns:
+        return max(_SURE, len(fields) / len(columns))
     return 2 * len(columns & fields) / (len(columns) + len(fields))
 
 
@@ -166,7 +170,7 @@ def _named(rows: Sequence[dict[str, Any]], names: Sequence[str], kind: Any) -> s
 
 def _all_named(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
     """The columns that go by these names in any case, in the order of the names."""
-    by_lower = {name.lower(): name for name in _columns(rows)}
+    by_lower = {re.sub(r"[ -]", "_", name.lower()): name for name in _columns(rows)}
     plain = [by_lower.get(name.lower(), name if "." in name else "") for name in names]
     return [name for name in plain if name and any(has(row, name) for row in rows)]
 
