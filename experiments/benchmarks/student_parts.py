@@ -187,7 +187,7 @@ def run_bare(folder: str) -> None:
 def _wrapped(folder: str, files: dict[str, Any], number: int) -> float:
     """The same under Ray Train, by the times in the trial's own metrics."""
     from tinyllm_ray import storage
-    from tinyllm_ray.student.train import run_trial_ddp
+    from tinyllm_ray.student.ranks import run_trial_ddp
     from tinyllm_ray.tracking.tracker import Tracker
     from tinyllm_ray.tuning.training import Inputs, TrainingSpec, resolve
 

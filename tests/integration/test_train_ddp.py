@@ -11,7 +11,8 @@ from support.tiny_teachers import questions
 
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data import store
-from tinyllm_ray.student.train import run_trial, run_trial_ddp
+from tinyllm_ray.student.ranks import run_trial_ddp
+from tinyllm_ray.student.train import run_trial
 
 pytestmark = pytest.mark.engine
 SPEC = importlib.util.spec_from_file_location("student_world", Path(__file__).parents[1] / "student" / "conftest.py")

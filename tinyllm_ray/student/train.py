@@ -6,7 +6,7 @@ A trial's folder holds its state: a finished trial returns its result, an unfini
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student import records
 from tinyllm_ray.student.batches import shuffled_rationales
 from tinyllm_ray.student.checkpoint import load_newest, save_checkpoint
-from tinyllm_ray.student.checks import check_dtype, check_ranks, check_terms, check_weights, with_shards
+from tinyllm_ray.student.checks import check_dtype, check_terms, check_weights, with_shards
 from tinyllm_ray.student.evaluate import evaluate, validation_losses
 from tinyllm_ray.student.loop import Hooks, NotFinite, check_finite_weights, make_optimizer, train, trained_tokens
 from tinyllm_ray.student.model import load_student, merge_lora, parameter_count
@@ -33,7 +33,6 @@ from tinyllm_ray.student.predict import answering_of
 from tinyllm_ray.student.shards import rank
 
 Report = Callable[[dict[str, Any]], None]
-REFUSAL = "refused.json"  # what a rank said to a user's mistake, for the driver to say
 SCORE_NAMES = {"validation": "eval", "test": "test"}
 log = logging.getLogger(__name__)
 
@@ -72,59 +71,6 @@ def run_trial(trial: Trial, *, report: Report) -> dict[str, Any]:
     raises stops the trial, which a later call continues."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return run_rank(trial, with_shards(validate(trial.experiment), 1), report=report, device=device)
-
-
-def run_trial_ddp(trial: Trial, *, ranks: int, report_callback: Any = None) -> dict[str, Any]:
-    """The same on several ranks under Ray Train; within a search, `report_callback` carries the reports to Tune."""
-    from ray.train import FailureConfig, RunConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
-
-    from tinyllm_ray.cluster import pools
-
-    experiment = with_shards(validate(trial.experiment), ranks)
-    features = open_features(trial.features, "train")
-    check_ranks(experiment, ranks, rows=len(features.question_ids))
-    check_weights(experiment, features)  # here too, where the message reaches the user
-    done = read_result(trial.dir)
-    if done is None:
-        refusal = storage.join(trial.dir, REFUSAL)
-        storage.remove(refusal)
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={**asdict(trial), "experiment": experiment.model_dump(mode="json")},
-            scaling_config=pools.scaling_config(experiment.pools.student, ranks),
-            run_config=RunConfig(
-                name=f"{trial.key}-{time.time_ns()}",
-                storage_path=storage.join(trial.dir, "ray_train"),
-                failure_config=FailureConfig(max_failures=experiment.search.max_failures),
-                callbacks=[report_callback] if report_callback else [],
-            ),
-        )
-        try:
-            trainer.fit()
-        except TrainingFailedError:
-            if storage.exists(refusal):  # one message in place of Ray's traceback
-                raise UserError(storage.read_json(refusal)["message"]) from None
-            raise
-        done = read_result(trial.dir)
-    assert done is not None
-    return done
-
-
-def _worker(config: dict[str, Any]) -> None:
-    """What each rank of Ray Train runs; `ray.train.report` is a barrier, so every rank reports."""
-    import ray.train
-    import ray.train.torch
-
-    trial, refusal = Trial(**config), storage.join(config["dir"], REFUSAL)
-    if storage.exists(refusal):  # of the try before this one: it would come to the same
-        raise UserError(storage.read_json(refusal)["message"])
-    try:
-        experiment = validate(trial.experiment)
-        run_rank(trial, experiment, report=ray.train.report, device=ray.train.torch.get_device())
-    except UserError as error:
-        storage.write_json(refusal, {"message": str(error)})
-        raise
 
 
 def run_rank(trial: Trial, experiment: Experiment, *, report: Report, device: torch.device) -> dict[str, Any]:
