@@ -133,7 +133,7 @@ def experiment() -> Experiment:
     return make_experiment()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make() -> Any:
     """The helpers of this file, for tests that cannot import it."""
     return sys.modules[__name__]

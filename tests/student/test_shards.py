@@ -11,6 +11,7 @@ import pytest
 import torch
 from support import gloo_rank
 
+from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.student.shards import joints, nodes_of, push, shards_of, share_between, tree_sum
 from tinyllm_ray.student.train import run_trial
 
@@ -56,29 +57,47 @@ def test_items_go_from_the_largest_on_to_the_part_that_has_least():
     assert share_between([], 3).tolist() == []
 
 
-def test_one_two_three_and_four_ranks_and_four_that_become_three_give_the_same_bits(world, tmp_path):
-    """Weights, optimizer, losses, gradient norms, scores and predictions, with dropout, in one tree of four shards."""
-    trials = {name: world.trial(name, **settings(shards=4)) for name in ("1", "2", "3", "4", "4 to 3")}
-    jobs = [job(trials[str(ranks)], ranks) for ranks in (2, 3, 4)]
-    run_ranks(tmp_path, [*jobs, job(trials["4 to 3"], 4, stop_at=3), job(trials["4 to 3"], 3)])
-    run_trial(trials["1"], report=lambda row: None)
-    wanted = outcome(trials["1"])
-    assert len(wanted["losses"]) == 6
-    for name in ("2", "3", "4", "4 to 3"):
-        assert outcome(trials[name]) == wanted, name
+@pytest.fixture(scope="module")
+def even(tmp_path_factory, make):
+    """A trial in four shards with dropout, for each way to run it."""
+    world = make.World(tmp_path_factory.mktemp("even"))
+    return {name: world.trial(name, **settings(shards=4)) for name in ("1", "2", "3", "4", "4 to 3")}
 
 
-def test_shards_that_do_not_come_out_even_and_masked_rows_give_the_same_bits(world, tmp_path, make):
-    """Five shards on three ranks; a decoder-only student whose label has no weight and whose teacher wrote little."""
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory, make):
+    """Five shards of a decoder-only student whose label has no weight and whose teacher wrote little, so that some
+    shards of a step are empty."""
+    world = make.World(tmp_path_factory.mktemp("uneven"))
     few = [make.rationale(q.question_id, f"it is {q.answer}") for q in world.asked["train"][:12]]
-    world.stores["short"] = make.write_store(world.folder, "few", {"train": few})
+    world.stores[StoreId("short")] = make.write_store(world.folder, "few", {"train": few})
     loss = {"label_weight": 0.0, "rationale_weights": {"long": 0.0, "short": 1.0}}
     changes = settings(shards=5, model="decoder", micro_batch_examples=1)
-    trials = {ranks: world.trial(str(ranks), loss=loss, **changes) for ranks in (1, 2, 3)}
-    run_ranks(tmp_path, [job(trials[2], 2), job(trials[3], 3)])
-    run_trial(trials[1], report=lambda row: None)
-    assert outcome(trials[2]) == outcome(trials[1])
-    assert outcome(trials[3]) == outcome(trials[1])
+    return {name: world.trial(name, loss=loss, **changes) for name in ("1", "2", "3")}
+
+
+@pytest.fixture(scope="module")
+def done(even, uneven, tmp_path_factory):
+    """All trials have been run, those on several ranks by one group of processes."""
+    jobs = [job(trials[str(ranks)], ranks) for trials, most in ((even, 4), (uneven, 3)) for ranks in range(2, most + 1)]
+    jobs += [job(even["4 to 3"], 4, stop_at=3), job(even["4 to 3"], 3)]
+    run_ranks(tmp_path_factory.mktemp("jobs"), jobs)
+    for trials in (even, uneven):
+        run_trial(trials["1"], report=lambda row: None)
+
+
+def test_one_two_three_and_four_ranks_and_four_that_become_three_give_the_same_bits(even, done):
+    """Weights, optimizer, losses, gradient norms, scores and predictions."""
+    wanted = outcome(even["1"])
+    assert len(wanted["losses"]) == 6
+    for name in ("2", "3", "4", "4 to 3"):
+        assert outcome(even[name]) == wanted, name
+
+
+def test_shards_that_do_not_come_out_even_and_empty_ones_give_the_same_bits(uneven, done):
+    wanted = outcome(uneven["1"])
+    assert outcome(uneven["2"]) == wanted
+    assert outcome(uneven["3"]) == wanted
 
 
 def settings(*, shards, model="tiny", **training):
