@@ -163,9 +163,9 @@ def _run_teacher(
         log_foreign_code(teacher)
         if before_engines:
             before_engines()
-        meter = _Meter(report, bars.add(teacher.name, total=pending.wanted, found=pending.found))
-        failures += _run_pending(engine, pending, targets[teacher.name], meter, folder=folder)
-        meter.close()
+        bar = bars.add(teacher.name, total=pending.wanted, found=pending.found)
+        failures += _run_pending(engine, pending, targets[teacher.name], _Meter(report, bar), folder=folder)
+        bar.finish()
     storage.remove_folder(folder)
     for target in targets[teacher.name]:
         compact(target.folder, target.split)
