@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn
@@ -119,7 +119,14 @@ class _Board:
             if not self._open and self.live:
                 self._bars = self._new_bars()  # those of earlier steps stay as they were printed
                 self._bars.start()
-            fields = {"unit": unit, "note": "", "found": found, "end": "", "state": None, "counted": total is not None}
+            fields: dict[str, Any] = {
+                "unit": unit,
+                "note": "",
+                "found": found,
+                "end": "",
+                "state": None,
+                "counted": total is not None,
+            }
             task = self._bars.add_task(title, total=total, completed=int(found), **fields)
             self._open.add(task)
             if not self.live:
@@ -133,7 +140,7 @@ class _Board:
         self, task: TaskID, *, advance: float | None = None, completed: float | None = None, note: str | None = None
     ) -> None:
         with self._lock:
-            fields = {} if note is None else {"note": note}
+            fields: dict[str, Any] = {} if note is None else {"note": note}
             self._bars.update(task, advance=advance, completed=completed, **fields)
 
     def end(self, task: TaskID, how: str) -> None:
@@ -141,7 +148,7 @@ class _Board:
             found = self._task(task)
             self._bars.stop_task(task)
             counted = found.total is not None
-            whole = {} if counted or how != "done" else {"total": 1, "completed": 1}  # a full bar
+            whole: dict[str, Any] = {} if counted or how != "done" else {"total": 1, "completed": 1}  # a full bar
             self._bars.update(task, end=how, **whole)
             self._open.discard(task)
             worth_a_line = counted or how != "done" or (found.elapsed or 0) >= SHORT_S

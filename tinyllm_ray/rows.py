@@ -6,7 +6,7 @@ A plain `int` is an int64 and a plain `float` a float64; `Int32` and `Float32` a
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -129,7 +129,7 @@ def from_table(table: pa.Table, row_type: type[Row]) -> list[Row]:
     return [from_values(values, row_type) for values in table.to_pylist(maps_as_pydicts="strict")]
 
 
-def from_values(values: dict[str, Any], row_type: type[Row]) -> Row:
+def from_values(values: Mapping[str, Any], row_type: type[Row]) -> Row:
     """One row from a dictionary of its fields, where a row inside it is a dictionary too."""
     hints = get_type_hints(row_type)
     inner = {

@@ -32,7 +32,7 @@ class Session:
         self.dir = output_dir(experiment)
         self.say = say
         self._opened = ExitStack()
-        self._pools: set[str] = set()  # those that were held against the cluster
+        self._pools: set[str] = set()  # those that were compared with the cluster
         self._connecting = threading.Lock()  # teachers in parallel ask at the same time
 
     def __enter__(self) -> "Session":

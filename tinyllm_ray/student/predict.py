@@ -108,8 +108,9 @@ def _question(number: int, row: str | Mapping[str, Any], task: TaskName, labels:
     question, context, listed = map(row.get, ("question", "context", "choices"))
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"row {number}: `question` must be a text; the row has {', '.join(map(str, row)) or 'nothing'}")
-    several = isinstance(listed, Iterable) and not isinstance(listed, str)
-    given = [str(choice) for choice in listed] if several and task == "choice" else []
+    given: list[str] = []
+    if task == "choice" and isinstance(listed, Iterable) and not isinstance(listed, str):
+        given = [str(choice) for choice in listed]
     used = list(labels) if task == "label" else given
     if task == "choice" and not 2 <= len(used) <= MAX_CHOICES:
         raise UserError(

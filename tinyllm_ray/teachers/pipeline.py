@@ -1,4 +1,4 @@
-"""Teachers at work: question files in, one store of Rationale rows for each teacher out.
+"""The teachers write: question files in, one store of Rationale rows for each teacher out.
 
     questions -> rows that the store lacks (pending.py) -> actors in the teacher pool -> store.append, batch by batch
 
