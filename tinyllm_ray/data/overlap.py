@@ -46,7 +46,7 @@ def refuse_identical(contents: Mapping[str, object], *, dataset: str) -> None:
         for other in splits[:position]:
             if contents[split] == contents[other]:
                 raise UserError(
-                    f"the {other} and {split} splits of {dataset} hold the same questions, so nothing learnt on one "
+                    f"the {other} and {split} splits of {dataset} hold the same questions, so nothing learned on one "
                     "could be measured on the other; name another file in dataset.splits"
                 )
 

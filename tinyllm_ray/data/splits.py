@@ -123,6 +123,6 @@ def _refuse_shared_files(found: Mapping[str, list[str]]) -> None:
             both = set(found[split]) & set(found[other])
             if both:
                 raise UserError(
-                    f"dataset.splits: {min(both)} is a file of {other} and of {split}, so nothing learnt on one could "
+                    f"dataset.splits: {min(both)} is a file of {other} and of {split}, so nothing learned on one could "
                     "be measured on the other; name other files"
                 )
