@@ -126,6 +126,7 @@ def test_a_row_without_the_named_columns_says_which() -> None:
 
 def test_a_column_named_context_is_the_passage_where_it_holds_text() -> None:
     assert read({**ROW, "context": "Wood is light."}).context == "Wood is light."
+    assert read({**ROW, "context": ["Wood is light.", "Iron is not."]}).context == "Wood is light.\nIron is not."
     assert read({**ROW, "context": {"meshes": []}}).context == ""
 
 

@@ -111,8 +111,8 @@ def _id(row: Mapping[str, Any], path: str | None, default_id: str) -> str:
 
 def _context(row: Mapping[str, Any], paths: str | list[str] | None) -> str:
     if paths is None:
-        value = row.get("context")
-        return value if isinstance(value, str) else ""
+        passages = _list(row.get("context"))
+        return _joined(passages) if all(isinstance(passage, str) for passage in passages) else ""
     texts: list[str] = []
     for path in [paths] if isinstance(paths, str) else paths:
         if not has(row, path):
@@ -122,6 +122,10 @@ def _context(row: Mapping[str, Any], paths: str | list[str] | None) -> str:
         if not all(isinstance(passage, str) for passage in passages):
             raise BadRow(f"{path} is {kind(value)}, which is neither a text nor a list of texts")
         texts += passages
+    return _joined(texts)
+
+
+def _joined(texts: list[str]) -> str:
     return "\n".join(text for text in texts if text.strip())
 
 
