@@ -16,7 +16,7 @@ from tinyllm_ray.config import UserError, output_dir
 from tinyllm_ray.data import store
 from tinyllm_ray.schema import Choice, Experiment, Grid, Student
 from tinyllm_ray.session import Session
-from tinyllm_ray.student.checks import check_terms
+from tinyllm_ray.student.checks import check_ranks, check_terms
 from tinyllm_ray.teachers.manifest import rationale_store
 from tinyllm_ray.tracking.address import tracking_uri, wait_for_answer
 from tinyllm_ray.tuning.methods import ablation, apply_method, comparison
@@ -107,9 +107,25 @@ def _students(session: Session, command: str) -> Iterator[str]:
     domain = experiment.search.space.get("student.model")
     if command in ("run", "tune") and domain is not None:
         names |= set(domain.choice if isinstance(domain, Choice) else domain.grid if isinstance(domain, Grid) else [])
-    check_terms(experiment)
     for name in sorted(names):
         yield check_student(experiment.student.model_copy(update={"model": name}))
+
+
+def _loss(session: Session, command: str) -> Iterator[str]:
+    check_terms(session.experiment)
+    for name, term in session.experiment.loss.custom.items():
+        yield f"{name} from outside this package ({term.path}), weight {term.weight:g}"
+
+
+def _ranks(session: Session, command: str) -> Iterator[str]:
+    """Every rank needs questions of each step; the winner of a search is trained on the whole student pool."""
+    experiment = session.experiment
+    on_pool, of_trial = experiment.pools.student.workers, experiment.search.ranks_per_trial
+    wanted = {"train": [on_pool], "ablate": [of_trial]}.get(command, [of_trial, on_pool])
+    if "train" in session.questions:
+        for ranks in dict.fromkeys(wanted):
+            check_ranks(experiment, ranks, rows=session.questions["train"].rows)
+    yield ", then ".join(str(ranks) for ranks in dict.fromkeys(wanted))
 
 
 def _search(session: Session, command: str) -> Iterator[str]:
@@ -184,7 +200,14 @@ def _is_made_later(experiment: Experiment, name: str) -> bool:
 
 
 _FIRST: dict[str, Look] = {"output": _output, "questions": _questions}
-_TRAINING: dict[str, Look] = {"splits": _splits, "method": _method, "student": _students, "tracking": _tracking}
+_TRAINING: dict[str, Look] = {
+    "splits": _splits,
+    "method": _method,
+    "student": _students,
+    "loss": _loss,
+    "ranks": _ranks,
+    "tracking": _tracking,
+}
 CHECKS: dict[str, dict[str, Look]] = {
     "generate": {**_FIRST, "teachers": _teachers, "pools": _pools},
     "train": {**_FIRST, **_TRAINING, "stores": _stores, "pools": _pools},

@@ -1,0 +1,32 @@
+"""What can be known without an engine is said before one starts: the student's side."""
+
+from pathlib import Path
+
+import pytest
+from support.small_experiment import write_experiment
+
+from tinyllm_ray.checks import check
+from tinyllm_ray.config import UserError, load_experiment
+from tinyllm_ray.session import Session
+
+SIZES = {"train": 12, "validation": 4}
+
+
+def checked(folder: Path, *overrides: str) -> list[str]:
+    path = write_experiment(folder, sizes=SIZES)
+    with Session(load_experiment(path, [f"teachers.one.store={folder}", *overrides]), say=print) as session:
+        return check(session, "train")
+
+
+def test_more_ranks_than_shards_or_questions_of_a_step_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="9 ranks: a step has 8 rows"):
+        checked(tmp_path, "pools.student.workers=9")
+    with pytest.raises(UserError, match="4 ranks were asked for, but a step has 2 shards"):
+        checked(tmp_path, "pools.student.workers=4", "training.shards=2")
+    with pytest.raises(UserError, match="13 ranks: a step has 12 rows"):
+        checked(tmp_path, "pools.student.workers=13", "training.batch_size=64")
+
+
+def test_a_loss_term_that_cannot_be_imported_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"loss.custom.far.path: no_package:term cannot be imported"):
+        checked(tmp_path, "loss.custom.far.path=no_package:term")
