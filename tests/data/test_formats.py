@@ -128,6 +128,8 @@ def test_a_column_named_context_is_the_passage_where_it_holds_text() -> None:
     assert read({**ROW, "context": "Wood is light."}).context == "Wood is light."
     assert read({**ROW, "context": ["Wood is light.", "Iron is not."]}).context == "Wood is light.\nIron is not."
     assert read({**ROW, "context": {"meshes": []}}).context == ""
+    with pytest.raises(BadRow, match="context is unreadable"):
+        read({**ROW, "context": Unreadable("not UTF-8")})
 
 
 def test_only_the_columns_that_are_used_are_asked_for() -> None:

@@ -111,7 +111,7 @@ def _id(row: Mapping[str, Any], path: str | None, default_id: str) -> str:
 
 def _context(row: Mapping[str, Any], paths: str | list[str] | None) -> str:
     if paths is None:
-        passages = _list(row.get("context"))
+        passages = _list(find(row, "context"))
         return _joined(passages) if all(isinstance(passage, str) for passage in passages) else ""
     texts: list[str] = []
     for path in [paths] if isinstance(paths, str) else paths:
