@@ -278,6 +278,21 @@ def test_a_secret_is_no_word_of_a_command(tmp_path: Path, override: str) -> None
     assert "hunter22" not in str(error.value) and "aaaa" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "{trustRemoteCode: true}",
+        "{hf_overrides: {deep: [{trust-remote-code: true}]}}",
+        "{tokenizer_kwargs: {TRUST_REMOTE_CODE: 1}}",
+        "{options: '--trust-remote-code'}",
+        "{config: '{\"trust_remote_code\": true}'}",
+    ],
+)
+def test_engine_arguments_cannot_switch_on_remote_code(tmp_path: Path, arguments: str) -> None:
+    with pytest.raises(UserError, match=r"use teachers\[\]\.trust_remote_code"):
+        load(tmp_path, f"teachers.owl.engine={{type: vllm, engine_kwargs: {arguments}}}")
+
+
 def test_variables_that_an_experiment_names_are_kept_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINYLLM_SECRET_VARIABLES", "")
     monkeypatch.setenv("DATA_PLACE", "plain-looking-value")

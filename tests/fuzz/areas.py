@@ -5,9 +5,11 @@ from pathlib import Path
 
 from fuzz.counting import Counts
 from fuzz.damaged_files import fuzz_damaged
+from fuzz.endpoint import fuzz_endpoint
 from fuzz.experiment_files import fuzz_files, fuzz_overrides
 from fuzz.models import fuzz_models
 from fuzz.rows import fuzz_rows
+from fuzz.secrets import fuzz_secrets
 
 KINDS = ("tracebacks", "good_refused", "bad_accepted", "wrong_readings", "unbounded", "secrets_found")
 AREAS: dict[str, tuple[Callable[..., Counts], int]] = {
@@ -15,7 +17,9 @@ AREAS: dict[str, tuple[Callable[..., Counts], int]] = {
     "experiment_files": (fuzz_files, 1_000),
     "overrides": (fuzz_overrides, 500),
     "damaged_files": (fuzz_damaged, 100),
+    "endpoint": (fuzz_endpoint, 70),
     "models": (fuzz_models, 40),
+    "secrets": (fuzz_secrets, 20),
 }
 
 

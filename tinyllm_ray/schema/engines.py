@@ -1,5 +1,6 @@
 """`teachers[].engine`: what runs a teacher's model. Each engine has its own keys; those of another one are refused."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
@@ -19,12 +20,21 @@ _ELSEWHERE = {
 def _check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     """What decides which weights and whose code are loaded has keys of its own, at any depth."""
     for name, value in arguments.items():
-        known = name.replace("-", "_").lower()
+        known = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).replace("-", "_").lower()
         if known in _ELSEWHERE:
             raise ValueError(f"{name} cannot be set here; use {_ELSEWHERE[known]}")
-        if isinstance(value, dict):
-            _check_arguments({key: inner for key, inner in value.items() if key == "trust_remote_code"})
+        if _names_remote_code(value):
+            raise ValueError(f"{name} cannot switch on remote code; use {_ELSEWHERE['trust_remote_code']}")
     return arguments
+
+
+def _names_remote_code(value: Any) -> bool:
+    """At any depth and in any spelling, and in a text that holds JSON or options."""
+    if isinstance(value, dict):
+        return any(_names_remote_code(key) or _names_remote_code(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return any(_names_remote_code(item) for item in value)
+    return isinstance(value, str) and "trustremotecode" in re.sub(r"[^a-z]", "", value.lower())
 
 
 Arguments = Annotated[dict[str, Any], AfterValidator(_check_arguments)]

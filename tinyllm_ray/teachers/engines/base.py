@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from tinyllm_ray import storage
+from tinyllm_ray.redact import redact_text, without_known
 from tinyllm_ray.rows import Outcome, PromptRow, schema_of, to_table
 from tinyllm_ray.schema import Pool, Prompts, Sampling, Teacher
 
@@ -84,14 +85,15 @@ def outcome(
     cached_tokens: int = 0,
     saved_tokens: int = 0,
 ) -> Outcome:
-    """The outcome of a finished prompt; a text without any letter is a failure."""
+    """The outcome of a finished prompt; a text without any letter is a failure. A key that it repeats is blanked."""
+    text = without_known(text)
     if not text.strip():
         return failed(EMPTY_OUTPUT, input_tokens=input_tokens)
     return Outcome(text, finish_reason, "", input_tokens, output_tokens, cached_tokens, saved_tokens)
 
 
 def failed(reason: str, *, input_tokens: int = 0) -> Outcome:
-    return Outcome("", "failed", reason, input_tokens, 0)
+    return Outcome("", "failed", redact_text(reason), input_tokens, 0)
 
 
 def add_outcomes(prompts: pa.Table, outcomes: Sequence[Outcome], *, watch: "Stopwatch") -> pa.Table:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pydantic import SecretStr
 
 from tinyllm_ray.config import UserError
+from tinyllm_ray.redact import keep_secret
 from tinyllm_ray.rows import Outcome
 from tinyllm_ray.schema import EndpointSettings, Teacher
 from tinyllm_ray.teachers.engines.base import (
@@ -92,6 +93,7 @@ class EndpointActor:
         self, *, teacher: Teacher, settings: EndpointSettings, key: SecretStr | None, chat: bool, log_file: str | None
     ) -> None:
         redirect_output(log_file)
+        keep_secret(values=[key.get_secret_value()] if key else [])
         self._watch = Stopwatch()
         self._asking = _Asking(teacher, _server(settings, key), chat=chat)
         self._free = asyncio.Semaphore(settings.concurrency)

@@ -3,6 +3,7 @@
 In: files of prompt rows (base.py). Out: the same rows with outcomes.
 """
 
+import logging
 import os
 import queue
 import threading
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from tinyllm_ray.cluster.pools import actor_options
+from tinyllm_ray.redact import RedactingFilter
 from tinyllm_ray.rows import Outcome
 from tinyllm_ray.schema import Sampling, Teacher, VllmSettings
 from tinyllm_ray.teachers.engines.base import (
@@ -143,6 +145,8 @@ class VllmActor:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
+        for handler in logging.getLogger("vllm").handlers:
+            handler.addFilter(RedactingFilter())  # it logs the arguments that it was given
         return LLMEngine.from_engine_args(EngineArgs(disable_log_stats=True, **self._kwargs))
 
     def _serve(self, started: "Future[Any]") -> None:
