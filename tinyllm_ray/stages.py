@@ -85,6 +85,7 @@ def plan(session: Session) -> dict[str, Any]:
 def show_prompt(session: Session, *, teacher: str, row: int) -> str:
     """The very prompt of one training question, as `teacher`'s model reads it or its server gets it."""
     from tinyllm_ray.teachers.engines.registry import make_engine
+    from tinyllm_ray.teachers.examples import read_rationales
     from tinyllm_ray.teachers.pending import prompt_of, read_candidates
 
     experiment = session.experiment
@@ -97,7 +98,8 @@ def show_prompt(session: Session, *, teacher: str, row: int) -> str:
     settings = experiment.prompts
     engine = make_engine(chosen, pool=experiment.pools.teacher, prompts=settings, output_dir=session.dir)
     candidates = read_candidates(session.questions, examples=settings.in_context.examples)
-    return prompt_of(rows[row], prompts=settings, candidates=candidates, engine=engine)
+    rationales = read_rationales(settings)
+    return prompt_of(rows[row], prompts=settings, candidates=candidates, engine=engine, rationales=rationales)
 
 
 def evaluate(session: Session, model: str, split: str) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import ray
+from support.fake_endpoint import Reply, chat, server
 from support.tiny_gguf import save_both
-from support.tiny_teachers import experiment, question_file, questions
+from support.tiny_teachers import experiment, question_file, question_files, questions
 
 from tinyllm_ray.data import store
 from tinyllm_ray.teachers.pipeline import TeacherReport, generate
@@ -61,3 +62,24 @@ def test_a_stop_text_ends_a_rationale_and_the_tokens_saved_are_reported(
     assert {name: texts.get(name, "") for name in plain} == cut
     assert report.saved_tokens > 0
     assert report.output_tokens + report.saved_tokens <= TOKENS * 8
+
+
+def test_bootstrapped_examples_come_from_the_teachers_own_first_pass(running_ray: None, tmp_path: Path) -> None:
+    script = tmp_path / "asked"
+    script.mkdir()
+
+    def answer(number: int, body: dict) -> Reply:
+        (script / str(number)).write_text(body["messages"][0]["content"])
+        return chat("Rain is water that falls from the clouds, so things get wet.")
+
+    with server(answer) as (url, _):
+        teacher = {"name": "far", "model": "m", "engine": {"type": "endpoint", "url": url}}
+        in_context = {"examples": 1, "rationales": "bootstrap"}
+        spec = experiment(teacher, prompts={"chat_template": "always", "in_context": in_context})
+        files = question_files(tmp_path, train=6)
+        first = generate(spec, output_dir=str(tmp_path / "out"), questions=files)["far"]
+        assert (first.wanted, first.generated, len(list(script.iterdir()))) == (6, 6, 12)
+        again = generate(spec, output_dir=str(tmp_path / "out"), questions=files)["far"]
+        assert (again.found, again.generated, len(list(script.iterdir()))) == (6, 0, 12)
+    prompts = [path.read_text() for path in script.iterdir()]
+    assert sum("Rain is water" in prompt for prompt in prompts) == 6

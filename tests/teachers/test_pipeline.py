@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import echo_engine
 from support.tiny_teachers import experiment, question_files, questions
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data import store
 from tinyllm_ray.rows import Rationale
+from tinyllm_ray.schema import Experiment
+from tinyllm_ray.teachers import pipeline
 from tinyllm_ray.teachers.manifest import rationale_store, store_manifest
 from tinyllm_ray.teachers.pipeline import generate
 
@@ -126,3 +129,43 @@ def test_a_full_disk_is_one_clear_message(small_disk: Path, tmp_path: Path) -> N
     files = question_files(tmp_path, train=len(questions(3000)))
     with pytest.raises(UserError, match=r"no space is left below output\.dir=.*run again"):
         generate(spec, output_dir=str(small_disk / "out"), questions=files)
+
+
+def echo(text: str, **prompts: object) -> Experiment:
+    engine = {"type": "custom", "path": "support.echo_engine:Echo", "settings": {"text": text}}
+    return experiment({"name": "echo", "engine": engine}, prompts=prompts)
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The prompts that the engine was given, without Ray."""
+    monkeypatch.setattr(pipeline, "run_files", echo_engine.run_here)
+    echo_engine.WRITTEN.clear()
+    return echo_engine.WRITTEN
+
+
+def test_an_engine_from_outside_fills_its_store_once(answered: list[str], tmp_path: Path) -> None:
+    files = question_files(tmp_path, train=20)
+    spec = echo("Rain is water that falls from the clouds, so things get wet.")
+    report = generate(spec, output_dir=str(tmp_path / "out"), questions=files)["echo"]
+    assert (report.wanted, report.generated, report.failed) == (20, 20, {})
+    assert (report.input_tokens, report.output_tokens, report.saved_tokens) == (100, 180, 60)
+    again = generate(spec, output_dir=str(tmp_path / "out"), questions=files)["echo"]
+    assert (again.found, again.generated, len(answered)) == (20, 0, 20)
+
+
+def test_bootstrapped_examples_come_from_a_first_pass_that_is_made_once(answered: list[str], tmp_path: Path) -> None:
+    files = question_files(tmp_path, train=20)
+    text = "Rain is water that falls from the clouds, so things get wet."
+    spec = echo(text, in_context={"examples": 1, "rationales": "bootstrap"})
+    report = generate(spec, output_dir=str(tmp_path / "out"), questions=files)["echo"]
+    assert (report.wanted, report.generated) == (20, 20)
+    assert [text in prompt for prompt in answered] == [False] * 20 + [True] * 20
+    generate(spec, output_dir=str(tmp_path / "out"), questions=files)
+    assert len(answered) == 40
+
+
+def test_bootstrapping_from_flagged_rationales_alone_is_refused(answered: list[str], tmp_path: Path) -> None:
+    spec = echo("The answer is (a).", in_context={"examples": 1, "rationales": "bootstrap"})
+    with pytest.raises(UserError, match=r"teacher echo wrote 0 rationales without a flag for 20 questions"):
+        generate(spec, output_dir=str(tmp_path / "out"), questions=question_files(tmp_path, train=20))

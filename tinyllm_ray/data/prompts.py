@@ -7,7 +7,7 @@ A line `---` parts the form of one solved example (above) from the form of the p
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from tinyllm_ray import storage
@@ -78,8 +78,17 @@ def choose_examples(
     return chosen
 
 
-def build_prompt(question: Question, *, template: str, examples: Sequence[Question], teacher_forcing: bool) -> str:
-    """The teacher's prompt. Without teacher forcing the template's lines that hold `{answer}` are left out, and those
+def build_prompt(
+    question: Question,
+    *,
+    template: str,
+    examples: Sequence[Question],
+    teacher_forcing: bool,
+    rationales: Mapping[str, str] | None = None,
+) -> str:
+    """The teacher's prompt; `rationales` are of the examples, by question id, after the template's own last words.
+
+    Without teacher forcing the template's lines that hold `{answer}` are left out, and those
     of `{choices}` with their heading where the question has none."""
     example_form, form = _parts(template)
     if examples and "{examples}" not in form:
@@ -94,8 +103,20 @@ def build_prompt(question: Question, *, template: str, examples: Sequence[Questi
         )
     if not teacher_forcing:
         form = "".join(line for line in form.splitlines(keepends=True) if "{answer}" not in line)
-    solved = "".join(f"{_show(example, example_form).rstrip()}\n\n" for example in examples)
+    lead = form[form.rindex("}") + 1 :].strip()  # "Rationale: Let's think step by step."
+    solved = "".join(
+        f"{_show(example, example_form).rstrip()}{_reasoned(example, lead, rationales or {})}\n\n"
+        for example in examples
+    )
     return _show(question, form, examples=solved).rstrip("\n")
+
+
+def _reasoned(example: Question, lead: str, rationales: Mapping[str, str]) -> str:
+    """An example's rationale as the prompt asks for one; a blank line would end the example."""
+    if example.question_id not in rationales:
+        return ""
+    text = re.sub(r"\n\s*\n", "\n", rationales[example.question_id].strip())
+    return f"\n{lead} {text}" if lead else f"\nRationale: {text}"
 
 
 def next_example(template: str) -> str | None:

@@ -13,6 +13,12 @@ class InContext(Section):
     pool: int | None = Field(
         None, ge=1, description="number of example sets that all questions share; null: drawn for each question"
     )
+    rationales: str = Field(
+        "none",
+        pattern=r"^(none|bootstrap|file:.+)$",
+        description="rationales in the examples. none: answers alone; file:PATH: JSON lines of question_id and "
+        "rationale; bootstrap: the teacher's own for 64 training questions, those without a flag",
+    )
 
 
 class Prompts(Section):

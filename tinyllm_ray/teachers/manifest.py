@@ -8,6 +8,7 @@ from tinyllm_ray.data.prompts import load_template
 from tinyllm_ray.data.store import read_manifest, store_folder
 from tinyllm_ray.schema import Experiment, Teacher
 from tinyllm_ray.teachers.engines.registry import make_engine
+from tinyllm_ray.teachers.examples import read_rationales
 
 
 def rationale_store(experiment: Experiment, teacher_name: str, *, output_dir: str, answers: bool = False) -> str:
@@ -23,6 +24,7 @@ def store_manifest(
 ) -> dict[str, Any]:
     """The parts of a store's key. In-context examples count by their rule, not by the rows that were drawn."""
     prompts = experiment.prompts
+    file_rationales = read_rationales(prompts)
     engine = make_engine(teacher, pool=experiment.pools.teacher, prompts=prompts, output_dir=output_dir)
     return {
         "dataset": experiment.dataset.name,
@@ -31,7 +33,8 @@ def store_manifest(
         "template": digest(load_template(prompts.template)),
         "teacher_forcing": prompts.teacher_forcing and not answers,
         "chat_template": prompts.chat_template,
-        "in_context": prompts.in_context.model_dump(),
+        "in_context": prompts.in_context.model_dump() | {"rationales": prompts.in_context.rationales.partition(":")[0]},
+        "in_context_rationales": digest(file_rationales) if file_rationales else None,
         "prompt_seed": prompts.seed,
         "system_prompt": teacher.system_prompt,
         "chat_template_kwargs": teacher.chat_template_kwargs,

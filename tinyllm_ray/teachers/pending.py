@@ -7,7 +7,7 @@ engine starts.
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tinyllm_ray import storage
@@ -75,15 +75,22 @@ def write_pending(
     prompts: Prompts,
     candidates: Sequence[Question],
     engine: Engine,
+    rationales: Mapping[str, str] | None = None,
 ) -> Pending:
     """Write the prompts of all rows that the stores lack; record the ones that are too long as failed."""
     storage.remove_folder(folder)
     pending = Pending()
-    template = load_template(prompts.template)
+    template, known = load_template(prompts.template), with_rationales(candidates, rationales or {})
     writer = _Writer(folder, rows_per_file=teacher.batch_size)
     for number, target in enumerate(targets):
-        for rows in _missing(target, teacher=teacher, prompts=prompts, candidates=candidates, pending=pending):
-            fitted = _fit(rows, template=template, teacher_forcing=target.teacher_forcing, engine=engine)
+        for rows in _missing(target, teacher=teacher, prompts=prompts, candidates=known, pending=pending):
+            fitted = _fit(
+                rows,
+                template=template,
+                teacher_forcing=target.teacher_forcing,
+                engine=engine,
+                rationales=rationales or {},
+            )
             failures = []
             for todo, prompt in zip(rows, fitted, strict=True):
                 reason = _why_not(prompt, limit=engine.prompt_limit())
@@ -117,12 +124,26 @@ def read_candidates(questions: dict[str, QuestionFile], *, examples: int) -> lis
     return found[:MAX_CANDIDATES]
 
 
-def prompt_of(question: Question, *, prompts: Prompts, candidates: Sequence[Question], engine: Engine) -> str:
+def with_rationales(candidates: Sequence[Question], rationales: Mapping[str, str]) -> list[Question]:
+    """The candidates that can be examples: all, or those that have a rationale where there are any."""
+    return [question for question in candidates if not rationales or question.question_id in rationales]
+
+
+def prompt_of(
+    question: Question,
+    *,
+    prompts: Prompts,
+    candidates: Sequence[Question],
+    engine: Engine,
+    rationales: Mapping[str, str],
+) -> str:
     """What the teacher is given for one question, fitted to its length: its tokens as text, or what is sent to it."""
-    examples = choose_examples(question, candidates=candidates, in_context=prompts.in_context, seed=prompts.seed)
+    known = with_rationales(candidates, rationales)
+    examples = choose_examples(question, candidates=known, in_context=prompts.in_context, seed=prompts.seed)
     template = load_template(prompts.template)
     todo = _Todo("", 0, question, examples)
-    prompt = _fit([todo], template=template, teacher_forcing=prompts.teacher_forcing, engine=engine)[0]
+    forced = prompts.teacher_forcing
+    prompt = _fit([todo], template=template, teacher_forcing=forced, engine=engine, rationales=rationales)[0]
     reason = _why_not(prompt, limit=engine.prompt_limit())
     if reason:
         raise UserError(
@@ -166,7 +187,9 @@ def _missing(
             yield todo
 
 
-def _fit(rows: Sequence[_Todo], *, template: str, teacher_forcing: bool, engine: Engine) -> list[_Prompt]:
+def _fit(
+    rows: Sequence[_Todo], *, template: str, teacher_forcing: bool, engine: Engine, rationales: Mapping[str, str]
+) -> list[_Prompt]:
     """A prompt for each row with as many of its examples as the model's length takes, else with none."""
 
     def write(numbers: Sequence[int], *, dropped: int) -> dict[int, _Prompt]:
@@ -176,6 +199,7 @@ def _fit(rows: Sequence[_Todo], *, template: str, teacher_forcing: bool, engine:
                 template=template,
                 examples=rows[i].examples[: len(rows[i].examples) - dropped],
                 teacher_forcing=teacher_forcing,
+                rationales=rationales,
             )
             for i in numbers
         ]

@@ -10,7 +10,7 @@ import errno
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,10 +24,17 @@ from tinyllm_ray.data import store
 from tinyllm_ray.data.compact import compact
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.rows import Question, Rationale
-from tinyllm_ray.schema import Experiment, Pool, Teacher
+from tinyllm_ray.schema import Experiment, Pool, Prompts, Teacher
 from tinyllm_ray.tasks.registry import task_of
 from tinyllm_ray.teachers.engines.base import EMPTY_OUTPUT, Engine
 from tinyllm_ray.teachers.engines.registry import log_foreign_code, make_engine, run_files
+from tinyllm_ray.teachers.examples import (
+    BOOTSTRAP,
+    bootstrap_target,
+    clean_rationales,
+    read_rationales,
+    without_rationales,
+)
 from tinyllm_ray.teachers.manifest import given_store, rationale_store, store_manifest
 from tinyllm_ray.teachers.pending import READ_ROWS, Pending, Target, read_candidates, rewrite, write_pending
 from tinyllm_ray.teachers.progress import Bar, Bars
@@ -147,26 +154,11 @@ def _run_teacher(
     if not targets[teacher.name]:
         return report
     engine = make_engine(teacher, pool=_share_of_pool(experiment), prompts=experiment.prompts, output_dir=output_dir)
-    folder = storage.join(output_dir, "pending", teacher.name)
-    pending = write_pending(
-        targets[teacher.name],
-        folder=folder,
-        teacher=teacher,
-        prompts=experiment.prompts,
-        candidates=candidates,
-        engine=engine,
+    work = _Work(experiment, teacher, engine, candidates, output_dir, bars, before_engines)
+    pending, failures = _fill(
+        work, targets[teacher.name], prompts=experiment.prompts, rationales=_example_rationales(work), report=report
     )
     report.wanted, report.found, report.shortened = pending.wanted, pending.found, pending.shortened
-    failures = Counter(pending.failed)
-    if pending.rows:
-        engine.check()
-        log_foreign_code(teacher)
-        if before_engines:
-            before_engines()
-        bar = bars.add(teacher.name, total=pending.wanted, found=pending.found)
-        failures += _run_pending(engine, pending, targets[teacher.name], _Meter(report, bar), folder=folder)
-        bar.finish()
-    storage.remove_folder(folder)
     for target in targets[teacher.name]:
         compact(target.folder, target.split)
     report.failed = dict(failures)
@@ -174,6 +166,60 @@ def _run_teacher(
     report.answer_store = next((t.folder for t in targets[teacher.name] if t.answers), "")
     report.wall_s = time.monotonic() - began
     return report
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What both passes of a teacher share."""
+
+    experiment: Experiment
+    teacher: Teacher
+    engine: Engine
+    candidates: Sequence[Question]
+    output_dir: str
+    bars: Bars
+    before_engines: Callable[[], None] | None
+
+
+def _fill(
+    work: _Work, targets: Sequence[Target], *, prompts: Prompts, rationales: Mapping[str, str], report: TeacherReport
+) -> tuple[Pending, Counter[str]]:
+    """Let the engine make what the targets lack; returns what was pending and what failed in the end, by reason."""
+    folder = storage.join(work.output_dir, "pending", work.teacher.name)
+    pending = write_pending(
+        targets,
+        folder=folder,
+        teacher=work.teacher,
+        prompts=prompts,
+        candidates=work.candidates,
+        engine=work.engine,
+        rationales=rationales,
+    )
+    failures = Counter(pending.failed)
+    if pending.rows:
+        work.engine.check()
+        log_foreign_code(work.teacher)
+        if work.before_engines:
+            work.before_engines()
+        bar = work.bars.add(work.teacher.name, total=pending.wanted, found=pending.found)
+        failures += _run_pending(work.engine, pending, targets, _Meter(report, bar), folder=folder)
+        bar.finish()
+    storage.remove_folder(folder)
+    return pending, failures
+
+
+def _example_rationales(work: _Work) -> dict[str, str]:
+    """The rationales of the in-context examples; with `bootstrap` the teacher writes them first."""
+    prompts, name = work.experiment.prompts, work.teacher.name
+    if prompts.in_context.rationales != BOOTSTRAP or not prompts.in_context.examples:
+        return read_rationales(prompts)
+    first = without_rationales(prompts)
+    manifest = store_manifest(
+        work.experiment.model_copy(update={"prompts": first}), work.teacher, output_dir=work.output_dir
+    )
+    target = bootstrap_target(prompts, work.candidates, manifest=manifest, output_dir=work.output_dir)
+    _fill(work, [target], prompts=first, rationales={}, report=TeacherReport(name))
+    return clean_rationales(target, wanted=prompts.in_context.examples, teacher=name)
 
 
 def _share_of_pool(experiment: Experiment) -> Pool:
