@@ -49,7 +49,7 @@ fuzz: setup  ## rows, experiment files, overrides, damaged files, models, secret
 
 bench: setup
 	@mkdir -p outputs/benchmarks
-	@for name in teacher_throughput student_step search_cost scale; do $(BIN)/python experiments/benchmarks/$$name.py --json | tail -n 1 | tee outputs/benchmarks/$$name.json; done
+	@for name in teacher_throughput student_step ranks search_cost scale; do $(BIN)/python experiments/benchmarks/$$name.py --json | tail -n 1 | tee outputs/benchmarks/$$name.json; done
 
 ui: setup
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(CURDIR)/outputs/miniature/mlflow/mlflow.db
