@@ -44,6 +44,9 @@ def command(*words, cwd):
         (["run", "toy.yaml", "steps"], "is not of the form key.path=value"),
         (["evaluate", "toy.yaml"], "evaluate needs --model FOLDER"),
         (["show-prompt", "toy.yaml", "--teacher", "b"], "no teacher is named 'b'"),
+        (["train", "toy.yaml", "training.method=tinylm"], "'tinylm' was given; did you mean tinyllm?"),
+        (["evaluate", "toy.yaml", "--model", "m", "--split", "vaildation"], "did you mean validation?"),
+        (["predict", "nothing/here/at/all", "train.jsonl"], "nothing/here/at/all holds no model"),
         (["show-prompt", "toy.yaml", "--teacher", "a", "--row", "9"], "has rows 0 to 3"),
     ],
 )
@@ -118,3 +121,16 @@ def test_a_dataset_without_validation_is_refused_and_one_without_test_is_not(toy
     done = command("run", "toy.yaml", "dataset.splits={train: train.jsonl}", cwd=toy.parent)
     assert done.returncode == 2
     assert "name its file in dataset.splits.validation" in done.stderr
+
+
+def test_the_version_is_said(tmp_path):
+    done = command("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "tinyllm-ray")
+    assert done.stdout.split()[1][0].isdigit()
+
+
+def test_the_demos_experiment_is_found_from_any_folder(tmp_path):
+    """Refused before anything is made, which happens only where the file was found."""
+    done = command("demo", "training.stesp=3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean training.steps?" in done.stderr

@@ -41,10 +41,22 @@ Overrides = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="write one JSON object to stdout, and nothing else")]
 
 
+@app.callback(invoke_without_command=True)
+def versions(version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False) -> None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        _output.write_result(f"tinyllm-ray {version_of('tinyllm-ray')}")
+        raise typer.Exit
+
+
 @app.command()
 def demo(overrides: Overrides = None, as_json: Json = False) -> None:
     """The whole pipeline on the embedded miniature world (experiments/miniature.yaml)."""
-    run(Path("experiments/miniature.yaml"), overrides, as_json)
+    from importlib import resources
+
+    with resources.as_file(resources.files("tinyllm_ray.miniature") / "miniature.yaml") as experiment:
+        run(experiment, overrides, as_json)
 
 
 @app.command()
@@ -177,11 +189,8 @@ def evaluate(
         raise UserError("evaluate needs --model FOLDER, the folder of a trained student (model/ of a trial)")
     with _session(experiment, overrides) as session:
         result = stages.evaluate(session, model, split)
-    _finish(
-        result,
-        as_json,
-        f"{split}: " + ", ".join(f"{k} {v:.4g}" for k, v in result.items() if isinstance(v, int | float)),
-    )
+    figures = {key: value for key, value in result.items() if isinstance(value, int | float)}
+    _finish(result, as_json, ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
 
 
 @app.command("predict")

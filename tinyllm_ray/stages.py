@@ -14,6 +14,7 @@ from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
 from tinyllm_ray.data.questions import read_questions
 from tinyllm_ray.schema import Experiment
+from tinyllm_ray.schema.base import did_you_mean
 from tinyllm_ray.session import Session
 from tinyllm_ray.tuning.methods import ablation, apply_method, comparison
 
@@ -105,10 +106,14 @@ def show_prompt(session: Session, *, teacher: str, row: int) -> str:
 def evaluate(session: Session, model: str, split: str) -> dict[str, Any]:
     """Score a saved student on a split; needs no Ray."""
     if split not in session.questions:
-        raise UserError(f"--split: the dataset has no split {split!r}; it has {', '.join(session.questions)}")
+        near, known = did_you_mean(split, session.questions), ", ".join(session.questions)
+        raise UserError(f"--split: the dataset has no split {split!r}{near}; it has {known}")
     from tinyllm_ray.student.evaluate import evaluate_folder
 
-    return evaluate_folder(model, session.experiment, questions=session.questions[split].path)
+    scores = evaluate_folder(model, session.experiment, questions=session.questions[split].path)
+    if split == "validation":  # whose metrics are called eval/...
+        return scores
+    return {name.replace("eval/", f"{split}/"): value for name, value in scores.items()}
 
 
 def report(session: Session) -> dict[str, Any]:

@@ -1,3 +1,6 @@
+import shlex
+import shutil
+
 import pytest
 import yaml
 
@@ -16,7 +19,10 @@ def test_a_trial_comes_back_with_its_own_config_and_seed(study, report):
     _, uri = study
     trial = next(trial for trial in report.trials if trial.variant == "only_flan" and trial.seed == 1)
     made = reproduce(trial.run_id, uri=uri)
-    assert made["command"].startswith("tinyllm-ray train reproduce.yaml seeds=[1] output.dir=outputs/reproduce-")
+    words = shlex.split(made["command"])
+    assert words[:5] == ["tinyllm-ray", "train", "reproduce.yaml", "seeds=[1]", "pools.student.workers=1"]
+    assert "'seeds=[1]'" in made["command"]
+    assert words[5].startswith("output.dir=outputs/reproduce-")
     assert validate(made["config"]).loss.rationale_weights == {"llama": 0.0, "flan": 1.0}
     text = "\n".join(made["lines"]).split("<<'END'\n")[1].split("\nEND")[0]
     assert yaml.safe_load(text) == made["config"]
@@ -36,6 +42,16 @@ def test_the_whole_run_comes_back_as_it_was_started(study, report):
     _, uri = study
     made = reproduce(report.parent.run_id, uri=uri)
     assert made["lines"][-1] == report.parent.tags["command"]
+
+
+def test_a_run_is_found_in_the_store_of_the_current_folders_outputs(study, report, tmp_path, monkeypatch):
+    _, uri = study
+    store = tmp_path / "outputs" / "study" / "mlflow" / "mlflow.db"
+    store.parent.mkdir(parents=True)
+    shutil.copy(uri.removeprefix("sqlite:///"), store)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert reproduce(report.parent.run_id)["run_id"] == report.parent.run_id
 
 
 def test_an_unknown_run_is_a_clear_error(study):

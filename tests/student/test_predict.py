@@ -93,7 +93,7 @@ def test_a_file_may_hold_rows_with_and_without_gold_answers(tmp_path):
     ("changes", "message"),
     [
         ({"file": "missing.jsonl"}, "there is no question file missing.jsonl"),
-        ({"form": "obqq"}, "--format 'obqq': did you mean obqa?"),
+        ({"form": "obqq"}, "--format 'obqq' is unknown; did you mean obqa?"),
         ({"out": "answers.txt"}, "must end in .jsonl or .parquet"),
     ],
 )

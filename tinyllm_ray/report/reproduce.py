@@ -3,6 +3,7 @@
 In: a run id and a tracking URI. Out: {"command", "config", "differs", "lines"}; nothing is written or run.
 """
 
+import shlex
 from typing import Any
 
 import yaml
@@ -11,16 +12,15 @@ from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data import store
 from tinyllm_ray.tracking.lineage import git_commit, versions
-from tinyllm_ray.tracking.read import Record, Records, default_uri
+from tinyllm_ray.tracking.read import Record, Records, default_uri, stores_here
 
 CONFIG = "reproduce.yaml"
 
 
 def reproduce(run_id: str, *, uri: str = "") -> dict[str, Any]:
     """Raises UserError where the store or the run is not there."""
-    uri = uri or default_uri()
-    records = Records(uri)
-    run = records.run(run_id)
+    records = _records_with(run_id, uri)
+    uri, run = records.uri, records.run(run_id)
     if "output.dir" not in run.tags:
         raise UserError(f"run {run_id} at {uri} was not made by this project (it has no tag output.dir)")
     child = "mlflow.parentRunId" in run.tags
@@ -38,6 +38,19 @@ def reproduce(run_id: str, *, uri: str = "") -> dict[str, Any]:
         "differs": differs,
         "lines": _lines(run, command, config, differs),
     }
+
+
+def _records_with(run_id: str, uri: str) -> Records:
+    """The given store, else the first one that has the run: the usual one, or one of the current folder's outputs."""
+    stores = [uri] if uri else list(dict.fromkeys([default_uri(), *stores_here()]))
+    for store_uri in stores[:-1]:
+        try:
+            records = Records(store_uri)
+            records.run(run_id)
+            return records
+        except UserError:
+            continue  # it may be in the next one
+    return Records(stores[-1])
 
 
 def what_differs(run: Record, parent: Record, records: Records) -> dict[str, dict[str, Any]]:
@@ -58,12 +71,13 @@ def what_differs(run: Record, parent: Record, records: Records) -> dict[str, dic
 
 def _command(run: Record) -> str:
     """Of one training: its config holds the variant's overrides, so `train` with its seed and stores makes it again."""
-    parts = [f"tinyllm-ray train {CONFIG} seeds=[{run.tags['seed']}] output.dir=outputs/reproduce-{run.run_id[:8]}"]
+    parts = ["tinyllm-ray", "train", CONFIG, f"seeds=[{run.tags['seed']}]"]
+    parts += [f"pools.student.workers={run.tags['ranks']}", f"output.dir=outputs/reproduce-{run.run_id[:8]}"]
     for tag, folder in run.tags.items():
         kind, _, teacher = tag.partition(".")
         if kind == "rationales" and ":" not in teacher:
             parts.append(f"teachers.{teacher}.store={folder}")
-    return " ".join(parts)
+    return shlex.join(parts)  # quoted: a bare [0] is a pattern to zsh
 
 
 def _content(run: Record, teacher: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from tinyllm_ray.schema.base import FREE_TASKS, LABEL, Fraction, Name, Section, Seed, TaskName, UserError
+from tinyllm_ray.schema.base import FREE_TASKS, LABEL, Fraction, Name, Section, Seed, TaskName, UserError, did_you_mean
 from tinyllm_ray.schema.dataset import LAYOUTS, Columns, Dataset, Miniature, task_given
 from tinyllm_ray.schema.engines import (
     AutoSettings,
@@ -186,4 +186,5 @@ class Experiment(Section):
         for teacher in self.teachers:
             if teacher.name == name:
                 return teacher
-        raise UserError(f"no teacher is named {name!r}; the teachers are {[t.name for t in self.teachers]}")
+        names = [teacher.name for teacher in self.teachers]
+        raise UserError(f"no teacher is named {name!r}{did_you_mean(name, names)}; the teachers are {names}")

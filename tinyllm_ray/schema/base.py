@@ -1,9 +1,10 @@
 """What every section of an experiment shares: unknown keys are refused, values do not change."""
 
+import difflib
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -22,6 +23,12 @@ FREE_TASKS = ("number", "text")  # without choices
 
 class UserError(ValueError):
     """A mistake of the user's: the message says what was given, what is allowed and which key to change."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """A sentence that names what is nearest to what was given; empty where nothing is near."""
+    near = difflib.get_close_matches(given, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 class Section(BaseModel):

@@ -6,7 +6,6 @@ that was stopped goes on. A row of the result:
  "rationales": {}, "gold": "cork", "correct": true}
 """
 
-import difflib
 import json
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from tinyllm_ray.data.scan import scan
 from tinyllm_ray.progress import step
 from tinyllm_ray.rows import Prediction, Question, Rejected, from_table, to_table
 from tinyllm_ray.schema import Dataset, Pool, Pools, StudentPool
+from tinyllm_ray.schema.base import did_you_mean
 from tinyllm_ray.student.predict import answer_row, open_student, predict, read_answering, read_rows
 
 ROWS_PER_PART = 512
@@ -45,9 +45,7 @@ def make_job(model: str, file: str, *, out: str, form: str, rationales: bool) ->
     """Raises UserError where there is no such file or format, or the answers could not be written."""
     formats = get_args(Dataset.model_fields["format"].annotation)
     if form not in formats:
-        near = difflib.get_close_matches(form, formats, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"--format {form!r}: {hint}There is {', '.join(formats)}")
+        raise UserError(f"--format {form!r} is unknown{did_you_mean(form, formats)}; there is {', '.join(formats)}")
     files = sources.find(sources.absolute("."), sources.absolute(file))
     if not files:
         raise UserError(f"there is no question file {file}")

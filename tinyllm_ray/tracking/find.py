@@ -1,10 +1,10 @@
 """Where a model is: a folder, a trial, `models:/NAME@ALIAS` in MLflow, or a hub id in; a folder or hub id out."""
 
-import difflib
 from pathlib import Path
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
+from tinyllm_ray.schema.base import did_you_mean
 
 
 def find_model(name: str, *, uri: str = "") -> str:
@@ -20,8 +20,7 @@ def find_model(name: str, *, uri: str = "") -> str:
     if "://" in name or Path(name).exists() or name.count("/") > 1 or name.startswith((".", "/")):
         folder = Path(name)
         there = [p.name for p in folder.parent.iterdir()] if not folder.exists() and folder.parent.is_dir() else []
-        near = difflib.get_close_matches(folder.name, there, n=1)
-        hint = f"; did you mean {folder.parent / near[0]}?" if near else ""
+        hint = did_you_mean(str(folder), [str(folder.parent / other) for other in there])
         raise UserError(
             f"{name} holds no model (config.json, here or in model/){hint}; give a model folder, a trial's folder, "
             "models:/NAME@champion or a hub id"
@@ -47,6 +46,5 @@ def _registered(name: str, uri: str) -> str:
         except MlflowException:
             known += [model.name for model in mlflow.MlflowClient(store).search_registered_models()]
     wanted = name.removeprefix("models:/").partition("@")[0].partition("/")[0]
-    near = difflib.get_close_matches(wanted, known, n=1)
-    hint = f"; did you mean models:/{near[0]}@champion?" if near else ""
+    hint = did_you_mean(f"models:/{wanted}@champion", [f"models:/{other}@champion" for other in known])
     raise UserError(f"{name} is not registered{hint}; name the store with --uri where it is another")

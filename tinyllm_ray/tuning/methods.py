@@ -5,6 +5,7 @@ In: an experiment with `training.method`. Out: the experiment with that method's
 
 from tinyllm_ray.config import UserError, digest, with_overrides
 from tinyllm_ray.schema import Experiment
+from tinyllm_ray.schema.base import did_you_mean
 from tinyllm_ray.schema.rationales import SELECT_MODES
 
 METHODS = (
@@ -54,7 +55,8 @@ def apply_method(experiment: Experiment) -> Experiment:
         case "shuffled_rationales":
             changes = {"loss.rationale_weights": weights, "training.shuffle_rationales": True}
         case _:
-            raise UserError(f"training.method: {method!r} was given; allowed are {', '.join(METHODS)}")
+            near = did_you_mean(method, [name.partition("[")[0].partition(":")[0] for name in METHODS])
+            raise UserError(f"training.method: {method!r} was given{near}; allowed are {', '.join(METHODS)}")
     return with_overrides(experiment, changes)
 
 
