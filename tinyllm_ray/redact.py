@@ -54,7 +54,22 @@ _OF_TEXTS = {  # tokens of a tokenizer, and keys that lock nothing
         "decoder",
         "forced",
     ),
-    *("max", "min", "new", "num", "per", "skip", "partition", "prefix", "sort", "cache", "primary", "foreign", "id"),
+    *(
+        "max",
+        "min",
+        "new",
+        "num",
+        "per",
+        "skip",
+        "partition",
+        "prefix",
+        "sort",
+        "cache",
+        "primary",
+        "foreign",
+        "id",
+        "view",
+    ),
 }
 _ORDINARY = ("monkey", "donkey", "turkey", "hockey", "whiskey", "jockey", "hotkey")
 _NAME = r"[A-Za-z][\w.-]*"

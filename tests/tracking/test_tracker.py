@@ -181,6 +181,7 @@ def test_answers_are_a_table_with_the_choices(tmp_path, store, client):
 def test_the_comparison_opens_with_what_was_searched(tmp_path, store, client):
     tracker = upload(study(tmp_path, store, "compared"), {})
     key = tracker.comparison.partition("viewStateShareKey=")[2].partition("&")[0]
+    assert client.get_run(tracker.parent_id).data.tags["comparison"] == tracker.comparison
     experiment = client.get_experiment(tracker.experiment_id)
     view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
     (chart,) = view["compareRunCharts"]
