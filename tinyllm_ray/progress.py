@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn
@@ -119,15 +119,17 @@ class _Board:
             if not self._open and self.live:
                 self._bars = self._new_bars()  # those of earlier steps stay as they were printed
                 self._bars.start()
-            fields: dict[str, Any] = {
-                "unit": unit,
-                "note": "",
-                "found": found,
-                "end": "",
-                "state": None,
-                "counted": total is not None,
-            }
-            task = self._bars.add_task(title, total=total, completed=int(found), **fields)
+            task = self._bars.add_task(
+                title,
+                total=total,
+                completed=int(found),
+                unit=unit,
+                note="",  # the latest figures
+                found=found,
+                end="",  # how it ended
+                state=None,  # what the last line said of it
+                counted=total is not None,
+            )
             self._open.add(task)
             if not self.live:
                 self._said_at[task] = time.monotonic() + SHORT_S - QUIET_S
@@ -140,16 +142,18 @@ class _Board:
         self, task: TaskID, *, advance: float | None = None, completed: float | None = None, note: str | None = None
     ) -> None:
         with self._lock:
-            fields: dict[str, Any] = {} if note is None else {"note": note}
-            self._bars.update(task, advance=advance, completed=completed, **fields)
+            self._bars.update(task, advance=advance, completed=completed)
+            if note is not None:
+                self._bars.update(task, note=note)
 
     def end(self, task: TaskID, how: str) -> None:
         with self._lock:
             found = self._task(task)
             self._bars.stop_task(task)
             counted = found.total is not None
-            whole: dict[str, Any] = {} if counted or how != "done" else {"total": 1, "completed": 1}  # a full bar
-            self._bars.update(task, end=how, **whole)
+            self._bars.update(task, end=how)
+            if not counted and how == "done":
+                self._bars.update(task, total=1, completed=1)  # a full bar
             self._open.discard(task)
             worth_a_line = counted or how != "done" or (found.elapsed or 0) >= SHORT_S
             if not self.live and worth_a_line:

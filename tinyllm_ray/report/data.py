@@ -229,7 +229,7 @@ def chance(questions: Sequence[Mapping[str, Any]]) -> float | None:
     return sum(1 / count for count in counts) / len(counts) if counts and all(counts) else None
 
 
-def gold_share(teacher: TeacherText, questions: Mapping[str, Sequence[Mapping[str, Any]]]) -> float | None:
+def gold_share(teacher: TeacherText, questions: Mapping[str, Sequence[dict[str, Any]]]) -> float | None:
     """Of the answers that a teacher's texts state, the share that is right; None where none is stated."""
     asked = {row["question_id"]: from_values(row, Question) for rows in questions.values() for row in rows}
     stated = [

@@ -108,10 +108,8 @@ def _question(number: int, row: str | Mapping[str, Any], task: TaskName, labels:
     question, context, listed = map(row.get, ("question", "context", "choices"))
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"row {number}: `question` must be a text; the row has {', '.join(map(str, row)) or 'nothing'}")
-    given: list[str] = []
-    if task == "choice" and isinstance(listed, Iterable) and not isinstance(listed, str):
-        given = [str(choice) for choice in listed]
-    used = list(labels) if task == "label" else given
+    given = list(listed) if isinstance(listed, Iterable) and not isinstance(listed, str) else []
+    used = {"choice": [str(choice) for choice in given], "label": list(labels), "number": [], "text": []}[task]
     if task == "choice" and not 2 <= len(used) <= MAX_CHOICES:
         raise UserError(
             f"row {number}: {len(used)} choices were given; a question needs 2 to {MAX_CHOICES}, as a list in "
