@@ -228,15 +228,18 @@ def test_no_secret_reaches_the_store(tmp_path, store, client, monkeypatch, capfd
     monkeypatch.setenv("HF_TOKEN", SECRET)
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setattr(
-        "sys.argv", ["tinyllm-ray", "run", "x.yaml", f"teachers.llama.engine_kwargs.hf_token={SECRET}2"]
+        "sys.argv", ["tinyllm-ray", "run", "x.yaml", f"teachers.llama.engine.engine_kwargs.hf_token={SECRET}2"]
     )
     experiment = study(
         tmp_path,
         store,
         "secrets",
         **{
-            "teachers.llama.engine_kwargs": {"hf_token": SECRET, "env": {"AWS_SECRET_ACCESS_KEY": SECRET}, "x": SECRET},
-            "teachers.flan.endpoint": {"url": "http://host/v1", "api_key_env": "OPENAI_API_KEY"},
+            "teachers.llama.engine": {
+                "type": "vllm",
+                "engine_kwargs": {"hf_token": SECRET, "env": {"AWS_SECRET_ACCESS_KEY": SECRET}, "x": SECRET},
+            },
+            "teachers.flan.engine": {"type": "endpoint", "url": "http://host/v1", "api_key_env": "OPENAI_API_KEY"},
         },
     )
     planted = f"https://me:{SECRET}@host/data?X-Amz-Signature={SECRET}"  # past the schema, which refuses it
