@@ -32,17 +32,21 @@ class FinishedMiniature:
         self.result = self.run_again()
 
     def run_again(self) -> dict[str, Any]:
-        command = [sys.executable, "-m", "tinyllm_ray.cli", "run", "experiments/miniature.yaml", *SHRUNK]
-        done = subprocess.run(
-            [*command, f"output.dir={self.folder}", "--json"],
+        done = self.command([sys.executable, "-m", "tinyllm_ray.cli"], "run")
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout)
+
+    def command(self, program: list[str], name: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """A command on this experiment, with --json."""
+        words = [name, "experiments/miniature.yaml", *SHRUNK, f"output.dir={self.folder}", "--json", *options]
+        return subprocess.run(
+            [*program, *words],
             capture_output=True,
             text=True,
             cwd=self.repository,
             env=os.environ | {"HF_HUB_OFFLINE": "1"},
             check=False,
         )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="session")

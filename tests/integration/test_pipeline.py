@@ -1,5 +1,7 @@
 """The whole pipeline on real engines, at a small size: world, teachers, methods, search, MLflow, report; then again."""
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,33 @@ def test_the_report_is_one_page_that_loads_nothing_from_elsewhere(first):
     assert "all teachers" in page
     assert 'src="http' not in page
     assert 'href="http://' not in page
+
+
+NO_RAY = """
+import ray, sys
+def refuse(*_, **__):
+    raise AssertionError("this command started Ray")
+ray.init = refuse
+from tinyllm_ray.cli import main
+sys.argv[0] = "tinyllm-ray"
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan"],
+        ["evaluate", "--split", "test", "--model"],
+        ["report"],
+        ["show-prompt", "--teacher", "north_llama"],
+        ["run"],
+    ],
+)
+def test_a_command_with_nothing_left_to_run_starts_no_ray(first, finished_miniature, words):
+    command, *options = words
+    options += [first["search"]["champion"]["model"]] if command == "evaluate" else []
+    done = finished_miniature.command([sys.executable, "-c", NO_RAY], command, *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "started Ray" not in done.stderr
+    assert json.loads(done.stdout)
