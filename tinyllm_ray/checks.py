@@ -14,9 +14,10 @@ from tinyllm_ray.cluster.capacity import POOLS, check_capacity
 from tinyllm_ray.cluster.connect import check_output
 from tinyllm_ray.config import UserError, output_dir
 from tinyllm_ray.data import store
+from tinyllm_ray.outside import load_outside
 from tinyllm_ray.schema import Choice, Experiment, Grid, Student
 from tinyllm_ray.session import Session
-from tinyllm_ray.student.checks import check_ranks, check_terms
+from tinyllm_ray.student.checks import check_ranks
 from tinyllm_ray.teachers.manifest import rationale_store
 from tinyllm_ray.tracking.address import tracking_uri, wait_for_answer
 from tinyllm_ray.tuning.methods import ablation, apply_method, comparison
@@ -53,6 +54,12 @@ def teacher_rows(session: Session, name: str) -> dict[str, int]:
     return {"wanted": wanted, "found": sum(len(store.read(folder, split, ["key"])) for split in splits) if there else 0}
 
 
+def _has_written_all(session: Session, name: str) -> bool:
+    """By number alone: a question that was changed since is found by `generate`, before its engine starts."""
+    rows = teacher_rows(session, name)
+    return not session.experiment.prompts.answer_splits and rows["found"] >= rows["wanted"]
+
+
 def _output(session: Session, command: str) -> Iterator[str]:
     check_output(session.dir, given=session.experiment.output.dir)
     yield f"{session.dir} can be written"
@@ -82,6 +89,8 @@ def _teachers(session: Session, command: str) -> Iterator[str]:
             yield f"{teacher.name} comes with the store {folder}"
         elif _is_made_later(experiment, teacher.name):
             yield f"{teacher.name} is made by the first run"
+        elif _has_written_all(session, teacher.name):
+            yield f"{teacher.name} has written everything, so its engine is not asked"
         else:
             engine = make_engine(
                 teacher, pool=experiment.pools.teacher, prompts=experiment.prompts, output_dir=session.dir
@@ -112,7 +121,8 @@ def _students(session: Session, command: str) -> Iterator[str]:
 
 
 def _loss(session: Session, command: str) -> Iterator[str]:
-    check_terms(session.experiment)
+    for name, term in session.experiment.loss.custom.items():
+        load_outside(term.path, key=f"loss.custom.{name}.path")
     for name, term in session.experiment.loss.custom.items():
         yield f"{name} from outside this package ({term.path}), weight {term.weight:g}"
 

@@ -13,7 +13,7 @@ LOG = logging.getLogger(__name__)
 
 
 def load_outside(path: str, *, key: str) -> Any:
-    """Raises UserError where it cannot be imported."""
+    """Raises UserError where it cannot be imported or called."""
     module, _, name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -22,5 +22,7 @@ def load_outside(path: str, *, key: str) -> Any:
             f"{key}: {path} cannot be imported ({error}); it names a module on Python's path (an installed package, or "
             "a folder in PYTHONPATH), a colon and what the module holds"
         ) from None
+    if not callable(found):
+        raise UserError(f"{key}: {path} is neither a function nor a class")
     LOG.warning("%s: %s runs, from outside tinyllm_ray", key, path)
     return found

@@ -5,7 +5,7 @@ import pytest
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data.features import open_features
 from tinyllm_ray.data.store import StoreId
-from tinyllm_ray.student.checks import check_ranks, check_terms, check_weights, with_shards
+from tinyllm_ray.student.checks import check_ranks, check_weights, with_shards
 
 
 def test_more_ranks_than_rows_or_shards_are_refused(experiment, make):
@@ -25,15 +25,6 @@ def test_more_ranks_than_rows_or_shards_are_refused(experiment, make):
 def test_shards_are_as_many_as_the_declared_ranks_unless_given(experiment, make):
     assert with_shards(experiment, 3).training.shards == 3
     assert with_shards(make.make_experiment(training={"shards": 4}), 3).training.shards == 4
-
-
-def test_a_term_from_outside_that_cannot_be_had_is_refused(make):
-    check_terms(make.make_experiment(loss={"custom": {"length": {"path": "math:sqrt"}}}))
-    for path in ("no_such_package.module:term", "math:no_such_term"):
-        with pytest.raises(UserError, match=rf"loss.custom.length.path: {path} cannot be imported"):
-            check_terms(make.make_experiment(loss={"custom": {"length": {"path": path}}}))
-    with pytest.raises(UserError, match="math:pi is no function"):
-        check_terms(make.make_experiment(loss={"custom": {"length": {"path": "math:pi"}}}))
 
 
 def test_a_term_from_outside_has_a_name_of_its_own_and_components_that_exist(make):

@@ -1,12 +1,15 @@
 """What would make a training pointless or impossible: UserError with the key to change."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 
 from tinyllm_ray.config import UserError, with_overrides
 from tinyllm_ray.data.arrays import COMPONENT, Features
 from tinyllm_ray.schema import LABEL, Experiment
-from tinyllm_ray.student.objective import load_token_losses
+
+if TYPE_CHECKING:  # the checks before a run load no torch
+    import torch
 
 
 def with_shards(experiment: Experiment, ranks: int) -> Experiment:
@@ -34,20 +37,6 @@ def check_ranks(experiment: Experiment, ranks: int, *, rows: int) -> None:
         )
 
 
-def check_terms(experiment: Experiment) -> None:
-    """Refuse a term whose function cannot be imported."""
-    for name, term in experiment.loss.custom.items():
-        try:
-            found = load_token_losses(term.path)
-        except (ImportError, AttributeError) as error:
-            raise UserError(
-                f"loss.custom.{name}.path: {term.path} cannot be imported ({error}); it names a module on Python's "
-                "path and a function in it"
-            ) from None
-        if not callable(found):
-            raise UserError(f"loss.custom.{name}.path: {term.path} is no function")
-
-
 def check_weights(experiment: Experiment, features: Features) -> None:
     """Refuse a weight whose component has nothing to learn from."""
     loss = experiment.loss
@@ -69,7 +58,9 @@ def check_weights(experiment: Experiment, features: Features) -> None:
                 )
 
 
-def check_dtype(dtype: str, device: torch.device) -> None:
+def check_dtype(dtype: str, device: "torch.device") -> None:
+    import torch
+
     if dtype == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise UserError(
             f"student.dtype bfloat16: {torch.cuda.get_device_name(device)} does not compute in it; use float32"

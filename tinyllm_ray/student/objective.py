@@ -7,7 +7,6 @@ each teacher's rationales are one term each, with the cross-entropy as token los
 Legend: M target tokens, V vocabulary, T terms.
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from tinyllm_ray.data.arrays import COMPONENT, TARGET_LENGTH, Features
+from tinyllm_ray.outside import load_outside
 from tinyllm_ray.student.batches import Batch
 from tinyllm_ray.student.packed import target_logits
 
@@ -67,14 +67,8 @@ def terms_of(loss: "Loss", components: Sequence[str]) -> list[Term]:
     for name, custom in loss.custom.items():
         named = custom.components or [term.name for term in terms if term.weight]
         over = tuple(i for i, component in enumerate(components) if component in named)
-        more.append(Term(name, custom.weight, over, load_token_losses(custom.path)))
+        more.append(Term(name, custom.weight, over, load_outside(custom.path, key=f"loss.custom.{name}.path")))
     return [term for term in [*terms, *more] if term.weight or term.name == components[0]]
-
-
-def load_token_losses(path: str) -> TokenLosses:
-    """`my_package.module:term` -> the function."""
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def used_components(terms: Sequence[Term]) -> list[int]:

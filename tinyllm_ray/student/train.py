@@ -24,7 +24,7 @@ from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student import records
 from tinyllm_ray.student.batches import shuffled_rationales
 from tinyllm_ray.student.checkpoint import load_newest, save_checkpoint
-from tinyllm_ray.student.checks import check_dtype, check_terms, check_weights, with_shards
+from tinyllm_ray.student.checks import check_dtype, check_weights, with_shards
 from tinyllm_ray.student.evaluate import evaluate, validation_losses
 from tinyllm_ray.student.loop import Hooks, NotFinite, check_finite_weights, make_optimizer, train, trained_tokens
 from tinyllm_ray.student.model import load_student, merge_lora, parameter_count
@@ -112,7 +112,6 @@ def _start(
     trial: Trial, experiment: Experiment, report: Report, device: torch.device
 ) -> tuple[Run, torch.optim.Optimizer, int]:
     check_dtype(experiment.student.dtype, device)
-    check_terms(experiment)
     for name, term in experiment.loss.custom.items():
         log.info("the loss has the term %s from outside this package: %s", name, term.path)
     torch.set_num_threads(max(1, int(experiment.pools.student.cpus_per_worker)))

@@ -93,15 +93,14 @@ def position_limit(config: dict[str, Any]) -> int | None:
 
 
 Shape = Literal["decoder", "encoder_decoder"]
+_COMMON_ENCODER_DECODERS = ("t5", "mt5", "umt5", "bart", "mbart", "pegasus")
 
 
 def find_shape(teacher: Teacher, config: dict[str, Any]) -> Shape:
     """Decoder-only or encoder-decoder; raises UserError for a model that writes no text."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as SEQ2SEQ
-
     architectures = config.get("architectures") or []
     model_type = config.get("model_type")
-    if config.get("is_encoder_decoder") and model_type in SEQ2SEQ:
+    if config.get("is_encoder_decoder") and _writes_text(model_type):
         return "encoder_decoder"
     if not config.get("is_encoder_decoder") and any(name.endswith(_DECODERS) for name in architectures):
         return "decoder"
@@ -110,6 +109,15 @@ def find_shape(teacher: Teacher, config: dict[str, Any]) -> Shape:
         ", which no engine runs: vllm and ray_data_llm run decoder-only language models (*ForCausalLM), seq2seq runs "
         "encoder-decoder ones (T5, BART ...); choose another model, or serve it and use an engine of type endpoint"
     )
+
+
+def _writes_text(model_type: Any) -> bool:
+    """Whether an encoder-decoder is a language model. The library that knows all of them takes seconds to load."""
+    if model_type in _COMMON_ENCODER_DECODERS:
+        return True
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+
+    return model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 
 def check_model(teacher: Teacher, *, wanted: Shape) -> None:
