@@ -108,7 +108,6 @@ def test_nothing_in_a_champion_is_pickled(champion, model):
     assert {path.suffix for path in names} <= {
         "",
         ".py",
-        ".typed",
         ".json",
         ".yaml",
         ".txt",
