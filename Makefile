@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 VARIANT := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 EXPERIMENT ?= experiments/miniature.yaml
+WORKERS ?= 2
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -22,6 +23,11 @@ else
 	@export UV_FIND_LINKS="$$PIP_FIND_LINKS"; $(BIN)/uv pip install --quiet --compile-bytecode --python .venv --no-deps -r requirements.lock $$(test -n "$$PIP_FIND_LINKS" || echo --torch-backend cpu)
 	@$(BIN)/uv pip install --quiet --python .venv --no-deps -e .
 endif
+	@for name in torch ray vllm mlflow; do \
+	  said=$$($(BIN)/python -c "import $$name" 2>&1) || { \
+	    echo "setup: $$name was installed but cannot be imported: $$(tail -n 1 <<< "$$said")"; \
+	    echo "remove .venv and run: make setup PYTHON=python3.11 (the version that is tested; this was $$($(BIN)/python -V))"; \
+	    exit 1; }; done
 	@touch $@
 
 lock:  ## pin what was tested; no addresses are written
@@ -34,9 +40,10 @@ demo: setup
 headline: setup
 	@$(BIN)/tinyllm-ray run $(EXPERIMENT) 'seeds=[0,1,2,3,4]' output.dir=outputs/headline
 
-# The faults of nodes, ranks and storage take long: `make faults`.
+# The faults of nodes, ranks and storage take long: `make faults`. Two worker processes share the files of tests;
+# `make test WORKERS=0` runs all in one.
 test: setup
-	@$(BIN)/python -m pytest -q --durations=15 $(foreach kind,nodes training storage,--deselect tests/faults/test_$(kind).py)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=15 $(foreach kind,nodes training storage,--deselect tests/faults/test_$(kind).py)
 
 quick: setup
 	@$(BIN)/python -m pytest -q -m 'not engine and not faults'
@@ -60,7 +67,7 @@ lint: setup
 types: setup
 	@$(BIN)/mypy
 
-check: lint types docs
+check: lint types docs  ## everything that is checked without running a test
 
 docs: setup  ## build/docs/index.html; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

@@ -2,8 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tinyllm_ray.schema import Experiment
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small; threads only wait for one another
@@ -23,3 +26,51 @@ def reference_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the reference data is not on this machine (set TINYLLM_REFERENCE_DATA to its folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, str]:
+    """A finished study in a real SQLite store, larger than a test can train: the experiment and its tracking URI."""
+    from support.trial_folders import make_experiment, track_study, write_study
+
+    experiment = make_experiment(str(tmp_path_factory.mktemp("study")), seeds=[0, 1])
+    return experiment, track_study(experiment, write_study(experiment))
+
+
+# Files whose tests share what takes long to make, and so a worker of pytest-xdist (other files are a group each), and
+# files that take long. They start first, in this order, so that no worker ends alone.
+GROUPS = {
+    "integration/test_pipeline.py": "miniature",
+    "integration/test_browser.py": "miniature",
+    "report/test_page.py": "miniature",
+    "report/test_reproduce.py": "miniature",
+    "integration/test_jobs.py": "jobs",
+    "integration/test_storage.py": "storage",
+    "integration/test_pools.py": "pools",
+    "integration/test_rationales.py": "rationales",
+    "faults/test_teachers.py": "faults",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, then other tests that start an engine or a server."""
+    order = list(GROUPS)
+
+    def rank(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0].removeprefix("tests/")
+        return order.index(file) if file in GROUPS else len(order) + (item.get_closest_marker("engine") is None)
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """The tests of a file, or of a group of files, all run in one worker."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0].removeprefix("tests/")
+            return GROUPS.get(file, file)
+
+    return Groups(config, log)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.cluster_process import cluster_environment, start_cluster
+from support.cluster_process import start_cluster
 from support.ray_head import running_head
 from support.small_experiment import finish, run, start, write_experiment
 
@@ -25,7 +25,7 @@ def test_a_teacher_node_killed_in_mid_generation_loses_no_row(
         pools = {"address": nodes.address, "teacher": {"workers": 2, "resource": "teacher_pool"}}
         sizes = {"train": TRAIN, "validation": 8, "test": 8}
         path = write_experiment(tmp_path, pools=pools, sizes=sizes, prompts={"rationale_splits": ["train"]})
-        running = start("generate", path, env=cluster_environment())
+        running = start("generate", path, env=nodes.env)
         wait_until(lambda: len(parts(tmp_path)) >= 5, running=running)
         nodes.kill_node("teacher-0")
         there = len(parts(tmp_path))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.cluster_process import cluster_environment, start_cluster
+from support.cluster_process import start_cluster
 from support.mlflow_server import MlflowServer
 from support.small_experiment import Running, finish, run, start, write_experiment
 from support.tiny_teachers import questions
@@ -71,7 +71,7 @@ def test_a_lost_student_node_leaves_fewer_ranks_and_the_same_loss(
     nodes = start_cluster(teachers=1, students=2)
     try:
         address = f"pools.address={nodes.address}"
-        running = start("train", experiment, *settings(experiment, "node"), address, env=cluster_environment())
+        running = start("train", experiment, *settings(experiment, "node"), address, env=nodes.env)
         wait_until(lambda: newest(out) >= 3 * INTERVAL, running=running)
         nodes.kill_node("student-1")
         seconds = wait_until(lambda: nodes.actors()["RayTrainWorker", "student"] == 3, running=running)

@@ -1,14 +1,14 @@
 import json
 import os
-import socket
+import secrets
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.ray_head import free_port
 
 SHRUNK = [
     "seeds=[0]",
@@ -54,22 +54,28 @@ def finished_miniature(repository: Path, tmp_path_factory: pytest.TempPathFactor
     return FinishedMiniature(repository, tmp_path_factory.mktemp("miniature"))
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of an empty bucket on a real S3-compatible server of this test."""
-    import boto3
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[None]:
+    """A real S3-compatible server, named in the environment; what is started after it can use it."""
     from moto.server import ThreadedMotoServer
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
-    url = f"http://127.0.0.1:{port}"
-    urllib.request.urlopen(f"{url}/moto-api/reset", data=b"").close()  # servers of one process share what they hold
     keys = {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}
-    for name, value in {**keys, "ENDPOINT_URL": url, "EC2_METADATA_DISABLED": "true"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    boto3.client("s3").create_bucket(Bucket="bucket")
-    yield "s3://bucket"
+    environment = pytest.MonkeyPatch()
+    for name, value in {**keys, "ENDPOINT_URL": f"http://127.0.0.1:{port}", "EC2_METADATA_DISABLED": "true"}.items():
+        environment.setenv(f"AWS_{name}", value)
+    yield
+    environment.undo()
     server.stop()
+
+
+@pytest.fixture
+def bucket(object_store: None) -> str:
+    """The address of an empty bucket."""
+    import boto3
+
+    name = f"bucket-{secrets.token_hex(4)}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from support.mlflow_server import MlflowServer
-from support.trial_folders import make_experiment, track_study, write_study
 
 from tinyllm_ray.report.page import make_report
 from tinyllm_ray.tracking.read import Records
@@ -33,13 +32,6 @@ def search_page(finished_miniature, tmp_path_factory) -> Iterator[str]:
     experiment_id = records.client.get_run(parent.run_id).info.experiment_id
     with MlflowServer(tmp_path_factory.mktemp("server"), database=uri) as server:
         yield f"{server.uri}/#/experiments/{experiment_id}/runs"
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """A larger study than a test can train: the experiment and the URI of its records."""
-    experiment = make_experiment(str(tmp_path_factory.mktemp("study")), seeds=[0])
-    return experiment, track_study(experiment, write_study(experiment))
 
 
 @pytest.fixture(scope="module")

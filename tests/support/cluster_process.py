@@ -1,21 +1,24 @@
 """A cluster of several raylets on this machine, in a process of its own: head, teacher nodes, student nodes.
 
+Its nodes share a session folder, where one node deletes the packages of jobs that run on another: no jobs here.
+
 As a script: the counts as JSON in; one JSON line out (address, raylets' process ids and node ids), then one more for
-each line of input. `actors` answers with every actor there ever was and its node, `hold RESOURCE` takes all of a pool,
-`release` gives it back. It ends with its input.
+each line of input. `actors` answers with every actor there ever was and its node, `nodes` with the number of living
+ones, `hold RESOURCE` takes all of a pool, `release` gives it back. It is killed at the end.
 """
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
+QUIET = {"REPORTER_UPDATE_INTERVAL_MS": "60000"}  # nobody looks at the load of the nodes
 holds: list[Any] = []  # placement groups of the script
 POOLS = {"teacher": "teacher_pool", "student": "student_pool"}
 
@@ -24,6 +27,7 @@ POOLS = {"teacher": "teacher_pool", "student": "student_pool"}
 class RunningCluster:
     address: str
     nodes: dict[str, dict[str, Any]]  # name -> {"kind", "node_id", "pid"}
+    env: dict[str, str]  # of a process that joins it
     process: subprocess.Popen
 
     def kill_node(self, name: str) -> None:
@@ -43,28 +47,29 @@ class RunningCluster:
         return Counter((name, kinds[node]) for name, node in self.ask("actors") if node in kinds)
 
     def stop(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(60)
+        """Nothing of it is needed any more, so nothing is waited for."""
+        for process in [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
 
 
 def start_cluster(*, teachers: int = 1, students: int = 1, cpus: int = 2) -> RunningCluster:
     """A head without CPUs and as many nodes of each kind; each holds one worker of its pool."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(
         [sys.executable, __file__, json.dumps({"teacher": teachers, "student": students, "cpus": cpus})],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"},
+        env=environment | QUIET,
     )
     line = process.stdout.readline()
     if not line:
         raise RuntimeError(f"the cluster did not start: exit code {process.wait()}")
-    return RunningCluster(process=process, **json.loads(line))
-
-
-def cluster_environment() -> dict[str, str]:
-    """What a process that joins it needs."""
-    return {**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return RunningCluster(process=process, env=environment, **json.loads(line))
 
 
 def answer(command: list[str]) -> Any:
@@ -75,6 +80,8 @@ def answer(command: list[str]) -> Any:
         case ["actors"]:
             rows = ray._private.state.actors().values()
             return [(row["ActorClassName"], row["Address"]["NodeID"]) for row in rows]
+        case ["nodes"]:
+            return sum(node["Alive"] for node in ray.nodes())
         case ["hold", resource]:
             held = placement_group([{resource: 1}] * int(ray.cluster_resources()[resource]))
             ray.get(held.ready())
@@ -90,7 +97,8 @@ def main(counts: dict[str, int]) -> None:
 
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what Ray prints is no answer
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200 * 1024**2})
+    head_settings = {"num_cpus": 0, "object_store_memory": 200 * 1024**2, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head_settings)
     nodes = {}
     for kind, resource in POOLS.items():
         for number in range(counts[kind]):
@@ -106,9 +114,6 @@ def main(counts: dict[str, int]) -> None:
         if not ray.is_initialized():
             ray.init(cluster.address, log_to_driver=False)
         print(json.dumps(answer(line.split())), file=out, flush=True)
-    ray.shutdown()
-    cluster.shutdown()
-    time.sleep(0.5)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +36,8 @@ def running_head(*, token: str, resources: str, cpus: int = 6) -> Iterator[Head]
     ports = [free_port() for _ in range(3)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    env["REPORTER_UPDATE_INTERVAL_MS"] = "60000"  # nobody looks at the machine's load
+
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"  # a job runs `python`
     command = [RAY, "start", "--head", "--block", f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={ports[2]}", f"--temp-dir={folder}"]
@@ -52,12 +53,11 @@ def running_head(*, token: str, resources: str, cpus: int = 6) -> Iterator[Head]
         found = re.search(r"--address='([^']+)'", text)
         head.address = found.group(1) if found else f"127.0.0.1:{ports[0]}"
         yield head
-    finally:
-        children = head.descendants() if process.poll() is None else []
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        for child in psutil.wait_procs(children, timeout=10)[1]:
-            child.kill()
+    finally:  # nothing of it is needed any more, so nothing is waited for
+        for started in [*head.descendants(), psutil.Process(process.pid)] if process.poll() is None else []:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                started.kill()
+        process.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
