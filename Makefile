@@ -43,7 +43,7 @@ headline: setup
 # The faults of nodes, ranks and storage take long: `make faults`. Two worker processes share the files of tests;
 # `make test WORKERS=0` runs all in one.
 test: setup
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=15 $(foreach kind,nodes training storage,--deselect tests/faults/test_$(kind).py)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=15 $(foreach kind,folder nodes storage training,--deselect tests/faults/test_$(kind).py)
 
 quick: setup
 	@$(BIN)/python -m pytest -q -m 'not engine and not faults'

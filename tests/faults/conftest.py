@@ -2,12 +2,10 @@
 
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.small_experiment import Running
 
 Record = Callable[..., None]
 
@@ -24,18 +22,3 @@ def record_fault(request: pytest.FixtureRequest) -> Record:
                 file.write(json.dumps(row) + "\n")
 
     return record
-
-
-@pytest.fixture
-def wait_until() -> Callable[..., float]:
-    """wait_until(condition, running=command) -> seconds it took; fails with what the command said where that ends."""
-
-    def wait(condition: Callable[[], object], *, running: Running, timeout_s: float = 200) -> float:
-        began = time.monotonic()
-        while not condition():
-            assert running.process.poll() is None, running.said()
-            assert time.monotonic() - began < timeout_s, f"it did not come about in {timeout_s} s: {running.said()}"
-            time.sleep(0.05)
-        return time.monotonic() - began
-
-    return wait

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.cluster_process import start_cluster
 from support.ray_head import running_head
-from support.small_experiment import finish, run, start, write_experiment
+from support.small_experiment import finish, run, start, wait_until, write_experiment
 
 from tinyllm_ray import storage
 from tinyllm_ray.data import store
@@ -17,9 +17,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.faults]
 TRAIN = 800
 
 
-def test_a_teacher_node_killed_in_mid_generation_loses_no_row(
-    tmp_path: Path, record_fault: Callable, wait_until: Callable
-) -> None:
+def test_a_teacher_node_killed_in_mid_generation_loses_no_row(tmp_path: Path, record_fault: Callable) -> None:
     nodes = start_cluster(teachers=2, students=1)
     try:
         pools = {"address": nodes.address, "teacher": {"workers": 2, "resource": "teacher_pool"}}

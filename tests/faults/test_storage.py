@@ -15,7 +15,7 @@ from pathlib import Path
 import boto3
 import pytest
 from support.ray_head import free_port
-from support.small_experiment import Running
+from support.small_experiment import Running, wait_until
 
 from tinyllm_ray import storage
 from tinyllm_ray.data import store
@@ -35,7 +35,7 @@ for number in range(int(sys.argv[2])):
 
 
 def test_a_store_that_is_away_for_30_seconds_loses_no_row(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, record_fault: Callable, wait_until: Callable
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, record_fault: Callable
 ) -> None:
     port = free_port()
     for name, value in environment(port).items():

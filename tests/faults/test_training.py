@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +10,7 @@ import psutil
 import pytest
 from support.cluster_process import start_cluster
 from support.mlflow_server import MlflowServer
-from support.small_experiment import Running, finish, run, start, write_experiment
+from support.small_experiment import finish, kill_driver, run, start, wait_until, write_experiment
 from support.tiny_teachers import questions
 
 from tinyllm_ray.data import store
@@ -45,7 +43,7 @@ def uninterrupted(experiment: Path) -> dict[int, float]:
 
 
 def test_a_killed_rank_costs_at_most_a_checkpoint_interval_and_no_loss(
-    experiment: Path, uninterrupted: dict[int, float], record_fault: Callable, wait_until: Callable
+    experiment: Path, uninterrupted: dict[int, float], record_fault: Callable
 ) -> None:
     out = experiment.parent / "rank"
     running = start("train", experiment, *settings(experiment, "rank"))
@@ -65,7 +63,7 @@ def test_a_killed_rank_costs_at_most_a_checkpoint_interval_and_no_loss(
 
 
 def test_a_lost_student_node_leaves_fewer_ranks_and_the_same_loss(
-    experiment: Path, uninterrupted: dict[int, float], record_fault: Callable, wait_until: Callable
+    experiment: Path, uninterrupted: dict[int, float], record_fault: Callable
 ) -> None:
     out = experiment.parent / "node"
     nodes = start_cluster(teachers=1, students=2)
@@ -86,12 +84,12 @@ def test_a_lost_student_node_leaves_fewer_ranks_and_the_same_loss(
 
 
 def test_a_driver_killed_in_training_is_continued_by_the_same_command(
-    experiment: Path, uninterrupted: dict[int, float], record_fault: Callable, wait_until: Callable
+    experiment: Path, uninterrupted: dict[int, float], record_fault: Callable
 ) -> None:
     out = experiment.parent / "driver"
     running = start("train", experiment, *settings(experiment, "driver"))
     wait_until(lambda: newest(out) >= 3 * INTERVAL, running=running)
-    kill_driver(running)
+    kill_driver(running.process)
     reached = newest(out)
     again = start("train", experiment, *settings(experiment, "driver"))
     seconds = wait_until(lambda: newest(out) > reached, running=again)
@@ -100,13 +98,30 @@ def test_a_driver_killed_in_training_is_continued_by_the_same_command(
     record_fault("driver killed in training", seconds=seconds)
 
 
-def test_a_driver_killed_in_a_search_repeats_no_finished_trial(
-    experiment: Path, record_fault: Callable, wait_until: Callable
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(
+    experiment: Path, uninterrupted: dict[int, float], record_fault: Callable
 ) -> None:
+    out = experiment.parent / "damaged"
+    running = start("train", experiment, *settings(experiment, "damaged"))
+    wait_until(lambda: newest(out) >= 3 * INTERVAL, running=running)
+    kill_driver(running.process)
+    reached = newest(out)
+    (damaged,) = out.glob(f"trials/*/checkpoints/{reached:09d}/model.safetensors")
+    data = bytearray(damaged.read_bytes())
+    data[-1] ^= 1
+    damaged.write_bytes(data)
+    again = start("train", experiment, *settings(experiment, "damaged"))
+    seconds = wait_until(lambda: newest(out) > reached, running=again)
+    finish(again)
+    assert_equal(losses(out), uninterrupted)
+    record_fault("newest checkpoint damaged", seconds=seconds)
+
+
+def test_a_driver_killed_in_a_search_repeats_no_finished_trial(experiment: Path, record_fault: Callable) -> None:
     out = experiment.parent / "search"
     running = start("tune", experiment, *settings(experiment, "search"), "pools.student.workers=1")
     wait_until(lambda: ended(out) and newest(out), running=running)
-    kill_driver(running)
+    kill_driver(running.process)
     before = {path: path.stat().st_mtime_ns for path in ended(out)}
     began = time.monotonic()
     again = start("tune", experiment, *settings(experiment, "search"), "pools.student.workers=1")
@@ -120,7 +135,7 @@ def test_a_driver_killed_in_a_search_repeats_no_finished_trial(
 
 
 def test_a_tracking_server_away_for_60_seconds_of_a_training_loses_no_metric(
-    experiment: Path, uninterrupted: dict[int, float], tmp_path: Path, record_fault: Callable, wait_until: Callable
+    experiment: Path, uninterrupted: dict[int, float], tmp_path: Path, record_fault: Callable
 ) -> None:
     out = experiment.parent / "tracking"
     with MlflowServer(tmp_path / "server") as server:
@@ -183,13 +198,3 @@ def weights(out: Path) -> str:
     """sha256 of the final weights of the only trial."""
     (path,) = out.glob("trials/*/model/model.safetensors")
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def kill_driver(running: Running) -> None:
-    """The driver only; whatever it started must go by itself. Ray's agents first look for their head for a minute."""
-    children = psutil.Process(running.process.pid).children(recursive=True)
-    os.kill(running.process.pid, signal.SIGKILL)
-    running.process.wait()
-    _, alive = psutil.wait_procs(children, timeout=30)
-    working = [p.cmdline()[:3] for p in alive if p.is_running() and not p.cmdline()[0].endswith("Agent")]
-    assert not working, f"these outlive their driver: {working}"

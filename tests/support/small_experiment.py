@@ -1,5 +1,6 @@
 """A whole experiment that runs in seconds: word questions, one tiny encoder-decoder teacher, a student made here."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from support.tiny_teachers import questions, save_t5
 
@@ -110,3 +112,21 @@ def wait_until(condition: Callable[[], object], *, running: Running | None = Non
         assert time.monotonic() - began < timeout_s, f"it did not come about in {timeout_s} s: {said}"
         time.sleep(0.05)
     return time.monotonic() - began
+
+
+def kill_driver(process: subprocess.Popen) -> None:
+    """The driver only; whatever it started must go by itself. Ray's agents first look for their head for a minute."""
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not _working(started), timeout_s=60)
+
+
+def _working(processes: list[psutil.Process]) -> list[str]:
+    """Names of those that still run, Ray's agents apart."""
+    names = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess, IndexError):  # a zombie has no command line
+            name = process.cmdline()[0]
+            names += [] if name.endswith("Agent") else [name]
+    return names

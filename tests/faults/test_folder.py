@@ -1,0 +1,34 @@
+"""What may befall an output folder: a second command in it at the same time."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.small_experiment import finish, start, wait_until, write_experiment
+
+from tinyllm_ray.data import store
+
+pytestmark = [pytest.mark.engine, pytest.mark.faults]
+
+
+def test_a_second_command_in_an_output_folder_is_refused_and_the_first_loses_nothing(
+    tmp_path: Path, record_fault: Callable
+) -> None:
+    path = write_experiment(tmp_path)
+    first = start("generate", path)
+    wait_until(lambda: list(tmp_path.glob("out/.lock/*.json")), running=first)
+    began = time.monotonic()
+    second = start("generate", path)
+    stdout, _ = second.process.communicate(timeout=200)
+    seconds = time.monotonic() - began
+    assert first.process.poll() is None, "the first was done before the second came"
+    assert second.process.returncode == 2
+    assert "is in use by `generate` on host" in stdout and f"Stop it with: kill {first.process.pid}" in stdout, stdout
+    report = finish(first)["teachers"]["one"]
+    (folder,) = {str(part.parents[1]) for part in tmp_path.glob("out/stores/**/*.parquet")}
+    kept = {split: store.read(folder, split, ["key"])["key"].to_pylist() for split in ("train", "validation")}
+    lost = report["wanted"] - sum(len(set(keys)) for keys in kept.values())
+    twice = sum(store.count_twice(folder, split) for split in kept)
+    assert (lost, twice) == (0, 0)
+    record_fault("second command in an output folder", rows_lost=lost, rows_twice=twice, seconds=seconds)
