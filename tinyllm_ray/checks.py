@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tinyllm_ray import storage
+from tinyllm_ray.cluster.arithmetic import slow_number_formats
 from tinyllm_ray.cluster.capacity import POOLS, check_capacity
 from tinyllm_ray.cluster.connect import check_output
 from tinyllm_ray.config import UserError, output_dir
@@ -201,6 +202,10 @@ def _check_model_folder(folder: Path) -> None:
         raise UserError(f"student.model: {folder} holds no weights (*.safetensors)")
 
 
+def _number_formats(session: Session, command: str) -> Iterator[str]:
+    yield from slow_number_formats(session.experiment)
+
+
 def _is_made_later(experiment: Experiment, name: str) -> bool:
     """The miniature's own teachers, before its first run has trained them."""
     folder = storage.join(output_dir(experiment), "miniature")
@@ -209,7 +214,7 @@ def _is_made_later(experiment: Experiment, name: str) -> bool:
     return experiment.dataset.format == "miniature" and not made and model.startswith(folder)
 
 
-_FIRST: dict[str, Look] = {"output": _output, "questions": _questions}
+_FIRST: dict[str, Look] = {"output": _output, "questions": _questions, "number formats": _number_formats}
 _TRAINING: dict[str, Look] = {
     "splits": _splits,
     "method": _method,

@@ -5,6 +5,7 @@ The key comes from the environment variable that `engine.api_key_env` names, tra
 
 import asyncio
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -37,6 +38,7 @@ BATCHES_AT_ONCE = 2
 PROBE_TIMEOUT_S = 20.0
 PROBE_RETRIES = 2
 _LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"  # the name that newer models of OpenAI's want
+_MARK = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>")
 _MOST_TOKENS = 2**31 - 1  # what a store's column holds
 
 
@@ -62,7 +64,9 @@ class Endpoint:
         return None
 
     def encode(self, prompts: list[str]) -> list[Encoded]:
-        return [Encoded([]) for _ in prompts]
+        """The server tokenizes, and most servers find the marks of their chat template in a text too."""
+        marks = [_MARK.search(prompt) for prompt in prompts]
+        return [Encoded([], f"a mark of chat templates in the text: {mark[0]!r}" if mark else "") for mark in marks]
 
     def show(self, prompt: str) -> str:
         return prompt
