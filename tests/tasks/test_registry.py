@@ -1,6 +1,7 @@
 """What the kinds of task have in common."""
 
 import inspect
+import time
 from typing import get_args
 
 import pytest
@@ -80,3 +81,12 @@ def test_a_free_answer_is_generated_unless_asked_otherwise_and_ranking_it_is_ref
 def test_labels_belong_to_the_task_label(dataset: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         validate(experiment(dataset))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("part", ["the answer is ", "\\boxed{", " question:", "\n# ", "1 and 2 ", "(", '"'])
+def test_a_text_of_any_length_is_read_in_little_time(kind: TaskName, part: str) -> None:
+    """200,000 characters of what a looping model may write; reading each statement to the end would take minutes."""
+    started = time.process_time()
+    task_of(kind).read(part * (200_000 // len(part)), QUESTIONS[kind])
+    assert time.process_time() - started < 5

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from tinyllm_ray.rows import Question
-from tinyllm_ray.tasks.statements import SAYS, before_new_question
+from tinyllm_ray.tasks.statements import MOST, REST, SAYS, after, before_new_question
 
 SCORINGS: tuple[str, ...] = ("ranking", "generation", "both")
 MAX_CHOICES = len(string.ascii_lowercase)
@@ -60,18 +60,19 @@ def read(text: str, question: Question) -> str:
     """The choice that the last plain statement names ("the answer is (b)", "option b is correct"), else the choice or
     the letter that the text starts with; a new question that follows is not read."""
     choices, text = question.choices, before_new_question(text)
-    stated = [(match.start(), _by_stated_letter(match, choices)) for match in _STATED_LETTER.finditer(text)]
-    stated += [(match.start(), leading_choice(text[match.end() :], choices)) for match in _STATED_TEXT.finditer(text)]
-    stated += [(match.start(), _by_letter(match[1] or match[2], choices)) for match in _IS_CORRECT.finditer(text)]
-    found = [(start, choice) for start, choice in stated if choice]
-    if found:
-        last = max(start for start, _ in found)
-        return next(choice for start, choice in found if start == last)
-    by_text = leading_choice(text, choices)
+    readers = ((_STATED_LETTER, _by_stated_letter), (_STATED_TEXT, _by_stated_text), (_IS_CORRECT, _by_named_letter))
+    matches = [(match, reader) for pattern, reader in readers for match in pattern.finditer(text)]
+    last = sorted(matches, key=lambda item: -item[0].start())[
+        :MOST
+    ]  # where a letter and a text start, the letter first
+    stated = next((found for match, reader in last if (found := reader(match, choices))), "")
+    if stated:
+        return stated
+    by_text = leading_choice(text[:REST], choices)
     if by_text:
         return by_text
-    match = _STARTS_WITH_LETTER.match(text)
-    return _by_letter(match[1] or match[2], choices) if match else ""
+    first = _STARTS_WITH_LETTER.match(text)
+    return _by_letter(first[1] or first[2], choices) if first else ""
 
 
 def same(one: str, other: str) -> bool:
@@ -146,6 +147,14 @@ def _by_stated_letter(match: re.Match[str], choices: list[str]) -> str:
     if match["letter"] in choices and not set(match["open"]) & set("(["):
         return match["letter"]
     return _by_letter(match["letter"], choices)
+
+
+def _by_stated_text(match: re.Match[str], choices: list[str]) -> str:
+    return leading_choice(after(match), choices)
+
+
+def _by_named_letter(match: re.Match[str], choices: list[str]) -> str:
+    return _by_letter(match[1] or match[2], choices)
 
 
 def _by_letter(name: str, choices: list[str]) -> str:

@@ -7,7 +7,7 @@ import re
 
 from tinyllm_ray.rows import Question
 from tinyllm_ray.tasks import choice
-from tinyllm_ray.tasks.statements import before_new_question, statements
+from tinyllm_ray.tasks.statements import MOST, REST, after, before_new_question, statements
 
 SCORINGS: tuple[str, ...] = ("ranking", "generation", "both")
 _ENDS = re.compile(r"(?!\w)")
@@ -41,8 +41,10 @@ def student_text(question: Question) -> str:
 def read(text: str, question: Question) -> str:
     """The label that the last plain statement names, else the one that the text starts with or concludes with."""
     text = before_new_question(text)
-    stated = next((label for rest in [*statements(text), text] if (label := _leading(rest, question.choices))), "")
-    concluded = (text[match.end() :] for match in _CONCLUDES.finditer(text))
+    stated = next(
+        (label for rest in [*statements(text), text[:REST]] if (label := _leading(rest, question.choices))), ""
+    )
+    concluded = (after(match) for match in list(_CONCLUDES.finditer(text))[-MOST:])
     return stated or next((label for rest in concluded if (label := choice.find_choice(rest, question.choices))), "")
 
 

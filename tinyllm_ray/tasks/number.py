@@ -63,7 +63,7 @@ def read(text: str, question: Question) -> str:
         if found:
             return found
     numbers = [] if stated else _NUMBER.findall(_plain(text))
-    return numbers[-1] if numbers else ""
+    return next((found for found in reversed(numbers) if value(found) is not None), "")
 
 
 def same(one: str, other: str) -> bool:
@@ -101,7 +101,7 @@ def _plain(text: str) -> str:
 
 def _expression(text: str) -> str:
     """The first expression of the text's first sentence, of an equation its last side; "" for "5 and 3"."""
-    sentence = _SENTENCE.split(_plain(text), maxsplit=1)[0]
+    sentence = _SENTENCE.split(_plain(text[:LONGEST]), maxsplit=1)[0]
     if _TWO_NUMBERS.search(sentence):
         return ""
     for start in _RUN.finditer(sentence):
