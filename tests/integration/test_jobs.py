@@ -1,7 +1,9 @@
 """`ray job submit` for real: token authentication, the pipeline as a job, one stopped in mid-run and continued."""
 
 import contextlib
+import re
 import secrets
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +63,33 @@ def test_a_submitted_pipeline_is_followed_to_its_end_with_links(head: Head, tmp_
     assert (out / "report.html").is_file()
     assert list(out.glob("trials/*/result.json"))
     assert not [path for path in out.rglob("*") if path.name.startswith((".tmp-", ".probe-"))]
+
+
+def test_ctrl_c_leaves_the_job_and_says_how_to_stop_it_and_a_second_submit_is_refused(
+    head: Head, tmp_path: Path
+) -> None:
+    experiment = write_experiment(tmp_path, sizes={"train": ROWS, "validation": 16, "test": 16})
+    command = [COMMAND, "submit", str(experiment), "--address", head.dashboard]
+    following = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=head.env)
+    assert following.stderr is not None
+    lines: list[str] = []
+    while not any("questions:" in line for line in lines):
+        lines.append(following.stderr.readline())
+        assert lines[-1], lines
+    following.send_signal(signal.SIGINT)
+    rest = following.communicate(timeout=60)[1]
+    assert following.returncode == 130, rest
+    stop = re.search(r"still runs on the cluster\nfollow it with: .* logs --follow .*\nstop it with: (.*)", rest)
+    assert stop is not None, rest
+    second = submit(head, experiment, RAY_AUTH_TOKEN=head.env["RAY_AUTH_TOKEN"])
+    assert second.returncode == 2
+    assert "works in it, RUNNING since" in second.stderr and f"stop it with: {stop[1]}" in second.stderr
+    locked = subprocess.run(
+        [COMMAND, "generate", str(experiment)], capture_output=True, text=True, env=head.env, timeout=300, check=False
+    )
+    assert locked.returncode == 2 and "in use by `run` on host" in locked.stderr, locked.stderr
+    stopped = subprocess.run(["bash", "-c", stop[1]], capture_output=True, text=True, env=head.env, check=False)
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
 
 
 def test_a_relative_output_folder_is_refused_inside_the_job_too(head: Head, tmp_path: Path) -> None:
