@@ -74,7 +74,7 @@ def test_other_kinds_of_task_need_no_choices():
 def test_a_file_may_hold_rows_with_and_without_gold_answers(tmp_path):
     rows = [
         {"id": "x", "question": "What floats?", "choices": ["iron", "cork"], "answer": "cork"},
-        {"id": "y", "question": "What sinks?", "choices": ["iron", "cork"]},
+        {"question_id": "y", "question": "What sinks?", "choices": ["iron", "cork"]},
         {"id": "z", "question": "What sinks?", "choices": ["iron", "cork"], "answer": "lead"},
         "What rusts?\nAnswer Choices:\n(a) iron\n(b) cork",
         {"id": "w", "question": "What?"},

@@ -164,6 +164,7 @@ def _build(
         (partial / split).mkdir(parents=True)
         if split == "test":  # scored and never trained on
             found = count_scored(questions[split].path, plan, tokenizer)
+            bar.advance(questions[split].rows)
         else:
             found = _build_split(partial / split, split, plan, questions, stores, tokenizer, bar)
         counts[split] = {"rows": questions[split].rows, **as_plain(found, ["input", *plan["components"]])}

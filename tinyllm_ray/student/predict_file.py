@@ -104,8 +104,9 @@ def read_questions(files: list[str], *, dataset: Dataset) -> Iterator[Question |
         if row.problem:
             yield Rejected(row.position, row.problem, row.text)
             continue
+        name = _name(row.value, number)
         try:
-            parts = read_parts(row.value, dataset=dataset, default_id=str(number), position=row.position)
+            parts = read_parts(row.value, dataset=dataset, default_id=name, position=row.position)
             yield to_question(parts, dataset=dataset, reading=reading)
         except OtherKind:
             continue
@@ -123,15 +124,20 @@ def _reading(files: list[str], dataset: Dataset) -> str:
         return "text"
 
 
-def _without_answer(value: Any, dataset: Dataset, number: int, rejected: Rejected) -> Question | Rejected:
+def _without_answer(value: Any, dataset: Dataset, name: str, rejected: Rejected) -> Question | Rejected:
     if not isinstance(value, str | dict) or (isinstance(value, dict) and value.get(dataset.columns.answer) is not None):
         return rejected
     try:
         (question,) = read_rows([value], task=dataset.task, labels=dataset.labels)
     except UserError as error:
         return replace(rejected, reason=str(error).removeprefix("row 0: "))
-    name = value["id"] if isinstance(value, dict) and "id" in value else number
-    return replace(question, question_id=str(name))
+    return replace(question, question_id=name)
+
+
+def _name(value: Any, number: int) -> str:
+    """A row's id under one of its usual names, else its number from 1."""
+    names = [value[key] for key in ("id", "question_id") if key in value] if isinstance(value, dict) else []
+    return str(names[0]) if names else str(number)
 
 
 def _key(job: Job) -> str:
