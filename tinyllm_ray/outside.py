@@ -3,6 +3,7 @@
 In: "my_package.module:Engine" and the key that named it. Out: the object; its use is logged, since its code runs here.
 """
 
+import functools
 import importlib
 import logging
 from typing import Any
@@ -12,8 +13,9 @@ from tinyllm_ray.schema.base import UserError
 LOG = logging.getLogger(__name__)
 
 
+@functools.cache
 def load_outside(path: str, *, key: str) -> Any:
-    """Raises UserError where it cannot be imported or called."""
+    """Raises UserError where it cannot be imported or called; its use is logged once."""
     module, _, name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
