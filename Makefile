@@ -70,4 +70,5 @@ types: setup
 check: lint types docs  ## everything that is checked without running a test
 
 docs: setup  ## build/docs/index.html; a warning is an error
+	@$(BIN)/python -m tinyllm_ray.schema.describe docs/configuration.md
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
