@@ -16,7 +16,7 @@ from tinyllm_ray.schema.describe import json_schema, list_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-KEY = re.compile(rf"(?<![\w./-])(?:{'|'.join(Experiment.model_fields)})(?:\.[A-Za-z_]\w*)+")
+KEY = re.compile(rf"(?<![\w./-])(?:{'|'.join(Experiment.model_fields)})(?:\.[A-Za-z_]\w*)+(?![\w(])")
 BLOCK = re.compile(r"^( *)```yaml[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 
 
