@@ -28,6 +28,7 @@ def store_manifest(
     engine = make_engine(teacher, pool=experiment.pools.teacher, prompts=prompts, output_dir=output_dir)
     return {
         "dataset": experiment.dataset.name,
+        "task": experiment.dataset.task,
         "teacher": teacher.name,
         **engine.key(),
         "template": digest(load_template(prompts.template)),
