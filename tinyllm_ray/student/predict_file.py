@@ -111,9 +111,8 @@ def read_questions(files: list[str], *, dataset: Dataset) -> Iterator[Question |
         except OtherKind:
             continue
         except BadRow as problem:
-            yield _without_answer(
-                row.value, dataset, number, Rejected(row.position, str(problem), repr(row.value)[:200])
-            )
+            rejected = Rejected(row.position, str(problem), repr(row.value)[:200])
+            yield _without_answer(row.value, dataset, name, rejected)
 
 
 def _reading(files: list[str], dataset: Dataset) -> str:
