@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,33 +36,12 @@ from tinyllm_ray.teachers.examples import (
     without_rationales,
 )
 from tinyllm_ray.teachers.manifest import given_store, rationale_store, store_manifest
+from tinyllm_ray.teachers.meter import Meter, TeacherReport
 from tinyllm_ray.teachers.pending import READ_ROWS, Pending, Target, read_candidates, rewrite, write_pending
-from tinyllm_ray.teachers.progress import Bar, Bars
+from tinyllm_ray.teachers.progress import Bars
 from tinyllm_ray.teachers.rationales import make_rationale
 
 __all__ = ["TeacherReport", "generate", "rationale_store", "store_manifest"]
-
-
-@dataclass
-class TeacherReport:
-    """What one teacher did in one run."""
-
-    teacher: str
-    store: str = ""  # its rationales
-    answer_store: str = ""  # its own answers, without teacher forcing; empty where none were asked for
-    wanted: int = 0
-    found: int = 0  # of the wanted, already in the store
-    generated: int = 0
-    failed: dict[str, int] = field(default_factory=dict)  # reason -> rows
-    shortened: int = 0  # prompts that lost in-context examples to fit
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0  # of the input, taken from the prefix cache
-    saved_tokens: int = 0  # left unwritten because a stop text came, of those that sampling.max_tokens allows
-    tokens_per_second: float = 0.0  # generated ones, from the first engine's readiness on
-    engine_start_s: float = 0.0
-    wall_s: float = 0.0
-    accuracy: dict[str, float] = field(default_factory=dict)  # of its own answers, by split
 
 
 def generate(
@@ -202,7 +181,7 @@ def _fill(
         if work.before_engines:
             work.before_engines()
         bar = work.bars.add(work.teacher.name, total=pending.wanted, found=pending.found)
-        failures += _run_pending(work.engine, pending, targets, _Meter(report, bar), folder=folder)
+        failures += _run_pending(work.engine, pending, targets, Meter(report, bar), folder=folder)
         bar.finish()
     storage.remove_folder(folder)
     return pending, failures
@@ -231,7 +210,7 @@ def _share_of_pool(experiment: Experiment) -> Pool:
 
 
 def _run_pending(
-    engine: Engine, pending: Pending, targets: Sequence[Target], meter: "_Meter", *, folder: str
+    engine: Engine, pending: Pending, targets: Sequence[Target], meter: Meter, *, folder: str
 ) -> Counter[str]:
     """Run all prompts, then again those that failed; returns how many failed in the end, by reason."""
     files, failures = pending.files, Counter[str]()
@@ -273,30 +252,6 @@ def _store(batch: pa.Table, targets: Sequence[Target], engine: Engine) -> list[R
         store.append(targets[number].folder, targets[number].split, rationales)
         stored += rationales
     return stored
-
-
-class _Meter:
-    """Counts what an engine makes, for the report and the progress bar."""
-
-    def __init__(self, report: TeacherReport, bar: Bar) -> None:
-        self._report = report
-        self._bar = bar
-        self._began = time.time()
-        self._ready_at = self._began
-
-    def count(self, batch: pa.Table, stored: Sequence[Rationale]) -> None:
-        report = self._report
-        good = [row for row in stored if not row.failure]
-        report.generated += len(good)
-        report.input_tokens += sum(row.input_tokens for row in good)
-        report.output_tokens += sum(row.output_tokens for row in good)
-        report.cached_tokens += sum(batch["cached_tokens"].to_pylist())
-        report.saved_tokens += sum(batch["saved_tokens"].to_pylist())
-        if len(batch) and not report.engine_start_s:
-            report.engine_start_s = batch["engine_start_s"][0].as_py()
-            self._ready_at = batch["engine_ready_at"][0].as_py() or self._began
-        report.tokens_per_second = report.output_tokens / max(time.time() - self._ready_at, 1e-3)
-        self._bar.advance(len(good), report.tokens_per_second)
 
 
 def _accuracy(target: Target) -> float:
