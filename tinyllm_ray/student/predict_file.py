@@ -64,15 +64,16 @@ def student_pool(*, workers: int, address: str) -> Iterator[Pool]:
     from tinyllm_ray.cluster.connect import connect
 
     pools = Pools(address=address or None, student=StudentPool(workers=workers, resource="student_pool"))
-    with tempfile.TemporaryDirectory() as logs, step("starting Ray"):
-        started = connect(pools, log_dir=logs).started
-    there = ray.cluster_resources()
-    marked = {"resource": "student_pool" if "student_pool" in there else None}
-    try:
-        yield pools.student.model_copy(update=marked | {"gpus_per_worker": int(bool(there.get("GPU")))})
-    finally:
-        if started:
-            ray.shutdown()
+    with tempfile.TemporaryDirectory() as logs:
+        with step("starting Ray"):
+            started = connect(pools, log_dir=logs).started
+        there = ray.cluster_resources()
+        marked = {"resource": "student_pool" if "student_pool" in there else None}
+        try:
+            yield pools.student.model_copy(update=marked | {"gpus_per_worker": int(bool(there.get("GPU")))})
+        finally:
+            if started:
+                ray.shutdown()
 
 
 def predict_file(job: Job, *, pool: Pool) -> dict[str, Any]:
