@@ -6,7 +6,9 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tinyllm_ray.config import load_experiment
-from tinyllm_ray.miniature.models import prepare_teachers
+from tinyllm_ray.data.prompts import load_template
+from tinyllm_ray.miniature.models import make_teachers, prepare_teachers
+from tinyllm_ray.schema import InContext, Miniature
 
 SIZES = {"entities": 8, "kinds": 2, "attributes": 2, "values": 4, "train": 6, "validation": 4, "test": 4}
 
@@ -33,3 +35,12 @@ def test_the_teachers_are_ordinary_folders_and_are_made_once(tmp_path: Path, rep
 
     assert prepare_teachers(experiment, output_dir=str(tmp_path)) == made
     assert [path.stat().st_mtime_ns for path in weights] == times
+
+
+@pytest.mark.engine
+def test_why_a_teachers_process_failed_is_told_where_its_failure_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    sizes = Miniature(**SIZES, teacher_steps=1, teacher_batch_size=4)
+    template = load_template("paper")
+    with pytest.raises(RuntimeError, match=r"the training of the teacher north_llama failed: \w*Error: .*file"):
+        make_teachers(str(tmp_path / "file"), sizes, template=template, in_context=InContext())

@@ -53,8 +53,9 @@ def make_teachers(
     """Train both at once; returns what each scores in an exam on lessons that it has not seen."""
     context = multiprocessing.get_context("spawn")  # a forked process would share this one's threads and Ray connection
     steps = {name: context.Value(c_double, 0) for name in TEACHERS}
+    errors = context.SimpleQueue()
     processes = {
-        name: context.Process(target=_make_teacher, args=(name, folder, sizes, template, in_context, steps[name]))
+        name: context.Process(target=_run, args=(errors, name, folder, sizes, template, in_context, steps[name]))
         for name in TEACHERS
     }
     with ExitStack() as stack:
@@ -70,14 +71,28 @@ def make_teachers(
             time.sleep(0.2)
         for name, bar in bars.items():
             bar.set(steps[name].value)
+    said = {}
+    while not errors.empty():
+        name, error = errors.get()
+        said[name] = error
     for name, process in processes.items():
         if process.exitcode:
-            raise RuntimeError(f"the training of the teacher {name} ended with exit code {process.exitcode}")
+            reason = said.get(name, f"its process ended with exit code {process.exitcode}")
+            raise RuntimeError(f"the training of the teacher {name} failed: {reason}")
     return {name: storage.read_json(storage.join(_folder(folder, name), "exam.json")) for name in TEACHERS}
 
 
 def _folder(folder: str, name: str) -> str:
     return storage.join(folder, "teachers", name)
+
+
+def _run(errors: Any, name: str, *arguments: Any) -> None:
+    """In the teacher's own process: what it fails with is told to the parent, whose message the user reads."""
+    try:
+        _make_teacher(name, *arguments)
+    except Exception as error:
+        errors.put((name, f"{type(error).__name__}: {error}"))
+        raise
 
 
 def _make_teacher(
