@@ -73,6 +73,14 @@ def test_with_json_an_error_is_one_object_on_stdout(toy, words, message):
     assert list(told) == ["error"] and told["error"].startswith(message)
 
 
+def test_an_output_folder_that_cannot_be_written_is_named_by_its_key(toy):
+    (toy.parent / "file").write_text("")
+    for folder in ("file", "file/below"):
+        done = command("plan", "toy.yaml", f"output.dir={folder}", cwd=toy.parent)
+        assert done.returncode == 2
+        assert f"output.dir {toy.parent / folder} cannot be written" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_an_unknown_command_is_refused_without_a_traceback(toy):
     done = command("destil", cwd=toy.parent)
     assert done.returncode == 2

@@ -37,6 +37,8 @@ def check(session: Session, command: str) -> list[str]:
             lines += [f"{name}: {line}" for line in look(session, command)]
         except UserError as mistake:
             mistakes.append(str(mistake))
+            if name == "output":
+                break  # what lies below it cannot be looked at
     if mistakes:
         raise UserError("\n".join(dict.fromkeys(mistakes)))
     return lines
