@@ -1,6 +1,7 @@
-"""docs/extending.md: its modules and experiments are taken from the page and run."""
+"""docs/extending.md: its modules and experiments are taken from the page and run, all in one experiment."""
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from support.small_experiment import finish, start
 
 from tinyllm_ray.config import UserError
+from tinyllm_ray.data import store
 from tinyllm_ray.data.questions import prepare_questions, read_questions
 from tinyllm_ray.outside import load_outside
 from tinyllm_ray.schema import Dataset, Pool, Prompts, Search, Teacher
@@ -42,6 +45,26 @@ def write_quiz(folder: Path) -> None:
     (folder / "quiz").mkdir()
     for split, count in SIZES.items():
         (folder / "quiz" / f"{split}.aiken").write_text(quiz(count, of=split))
+
+
+def experiment(blocks: dict[str, str], folder: Path) -> Path:
+    """All of the page's sections in one experiment, small."""
+    raw: dict[str, Any] = {
+        "name": "extended",
+        "prompts": {"in_context": {"examples": 1}},
+        "student": {"model": "tiny", "from_scratch": {"tiny": {"width": 32, "vocabulary_size": 300, "dropout": 0.0}}},
+        "training": {"steps": 4, "batch_size": 8, "eval_every_steps": 2, "log_every_steps": 1},
+        "evaluation": {"student_rationales": 0},
+        "output": {"dir": str(folder / "out")},
+    }
+    for title, text in blocks.items():
+        if title.endswith(".yaml"):
+            raw |= yaml.safe_load(text)
+    write_quiz(folder)
+    raw["search"]["scheduler"] = "none"
+    path = folder / "extended.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
 
 
 def engine_of(raw: dict[str, Any]) -> Any:
@@ -81,3 +104,16 @@ def test_the_engine_asks_the_program_for_each_prompt_and_a_missing_one_is_refuse
     with pytest.raises(UserError, match="there is no program no-such-program"):
         missing.check()
     assert missing.key() != engine.key()
+
+
+@pytest.mark.engine
+def test_engine_reader_loss_term_and_searcher_of_the_page_run_together(page: dict[str, str], tmp_path: Path) -> None:
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH", "")])])
+    result = finish(start("run", experiment(page, tmp_path), env={**os.environ, "PYTHONPATH": paths}))
+    (folder,) = (tmp_path / "out" / "stores" / "quiz" / "shouting").iterdir()
+    rows = store.read(str(folder), "train").to_pylist()
+    assert len(rows) == SIZES["train"]
+    assert all("WHAT COLOR HAS TRAIN THING" in row["rationale"] for row in rows)
+    assert result["search"]["trials"] == 3
+    metrics = "".join(part.read_text() for part in (tmp_path / "out" / "trials").glob("*/metrics/*.jsonl"))
+    assert '"train/loss/smoothing"' in metrics
