@@ -98,3 +98,9 @@ def test_the_guided_tour_names_functions_that_exist() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1100
+
+
+def test_pictures_are_small() -> None:
+    pictures = list((ROOT / "docs" / "images").glob("*"))
+    assert len(pictures) >= 2
+    assert [picture.name for picture in pictures if picture.stat().st_size >= 200_000] == []
