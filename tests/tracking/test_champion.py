@@ -116,5 +116,6 @@ def test_nothing_in_a_champion_is_pickled(champion, model):
         ".j2",
         ".css",
         ".md",
+        ".typed",
     }
     assert (copy / "code" / "tinyllm_ray" / "student" / "predict.py") in names

@@ -17,7 +17,6 @@ from torch import nn
 from torch.nn import functional
 
 from tinyllm_ray.data.arrays import COMPONENT, TARGET_LENGTH, Features
-from tinyllm_ray.outside import load_outside
 from tinyllm_ray.student.batches import Batch
 from tinyllm_ray.student.packed import target_logits
 
@@ -61,6 +60,8 @@ def term_sums(logits: torch.Tensor, batch: Batch, terms: Sequence[Term]) -> torc
 
 def terms_of(loss: "Loss", components: Sequence[str]) -> list[Term]:
     """The terms with a weight, and the label's in any case, since its loss is reported."""
+    from tinyllm_ray.outside import load_outside
+
     weights = [loss.label_weight, *(loss.rationale_weights.get(name, 0.0) for name in components[1:])]
     terms = [Term(name, weight, (i,)) for i, (name, weight) in enumerate(zip(components, weights, strict=True))]
     more = []
