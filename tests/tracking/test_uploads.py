@@ -19,7 +19,7 @@ def test_every_metric_of_a_trial_that_is_killed_once_is_in_mlflow(seed, tmp_path
     experiment = make_experiment(str(tmp_path))
     experiment_id = client.create_experiment(f"random times {seed}")
     upload = TrialUpload("key", folder, "name", experiment, seed=0, tags={"variant": "tinyllm"})
-    tags = {"mlflow.parentRunId": client.create_run(experiment_id).info.run_id}
+    tags = {"mlflow.parentRunId": client.create_run(experiment_id).info.run_id, "command": "tinyllm-ray run x.yaml"}
     wanted = {(step, name): step + NAMES.index(name) / 10 for step in range(1, 25) for name in NAMES}
     wanted = {key: value for key, value in wanted.items() if chance.random() < 0.6}
     checkpoint, killed = 10, 17
