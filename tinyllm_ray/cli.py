@@ -18,12 +18,12 @@ import typer
 from tinyllm_ray import stages, storage
 from tinyllm_ray.checks import check
 from tinyllm_ray.config import UserError, load_experiment, output_dir
-from tinyllm_ray.failures import message_of
 from tinyllm_ray.lock import hold
-from tinyllm_ray.output import Output, send_chatter_to
-from tinyllm_ray.progress import say
 from tinyllm_ray.redact import redact_text
 from tinyllm_ray.session import Session
+from tinyllm_ray.terminal.failures import message_of
+from tinyllm_ray.terminal.output import Output, send_chatter_to
+from tinyllm_ray.terminal.progress import say
 
 app = typer.Typer(
     no_args_is_help=True,

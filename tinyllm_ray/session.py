@@ -17,8 +17,8 @@ from tinyllm_ray.config import UserError, output_dir, public
 from tinyllm_ray.data import store
 from tinyllm_ray.data.questions import QuestionFile, describe, prepare_questions
 from tinyllm_ray.data.store import StoreId
-from tinyllm_ray.progress import step
 from tinyllm_ray.schema import Experiment
+from tinyllm_ray.terminal.progress import step
 
 if TYPE_CHECKING:
     from tinyllm_ray.tuning.training import Inputs

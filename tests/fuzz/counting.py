@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tinyllm_ray.failures import message_of
+from tinyllm_ray.terminal.failures import message_of
 
 EXAMPLES = 12
 ANY = object()  # an expected value that is not looked at

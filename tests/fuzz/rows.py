@@ -9,8 +9,8 @@ from fuzz.counting import Counts
 
 from tinyllm_ray import storage
 from tinyllm_ray.data.questions import prepare_questions, read_questions
-from tinyllm_ray.failures import message_of
 from tinyllm_ray.schema import Dataset
+from tinyllm_ray.terminal.failures import message_of
 
 ROWS_OF_A_FILE = 250
 WORDS = (

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, Field
 
-from tinyllm_ray.experiment_file import read_experiment_file
+from tinyllm_ray.config.experiment_file import read_experiment_file
 from tinyllm_ray.schema import describe
 from tinyllm_ray.schema.base import UserError
 

@@ -20,7 +20,7 @@ import tinyllm_ray
 from tinyllm_ray import lock
 from tinyllm_ray.cluster.connect import refuse_relative
 from tinyllm_ray.config import UserError, load_experiment, output_dir
-from tinyllm_ray.experiment_file import read_experiment_file
+from tinyllm_ray.config.experiment_file import read_experiment_file
 from tinyllm_ray.redact import redact_text
 from tinyllm_ray.schema import Experiment
 

@@ -44,10 +44,10 @@ from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.data.selection import choose_all
 from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.data.tokenizer import StudentTokenizer, TokenWriter
-from tinyllm_ray.progress import Step, step
 from tinyllm_ray.rows import SPLITS, Question, Selection, to_table
 from tinyllm_ray.schema import LABEL, Experiment
 from tinyllm_ray.schema.rationales import NEEDS_OWN_ANSWERS
+from tinyllm_ray.terminal.progress import Step, step
 
 FORMAT = 3
 log = logging.getLogger(__name__)

@@ -14,12 +14,13 @@ from contextlib import ExitStack
 from ctypes import c_double
 from typing import Any
 
-from tinyllm_ray import progress, storage
+from tinyllm_ray import storage
 from tinyllm_ray.config import digest
 from tinyllm_ray.data.prompts import load_template
 from tinyllm_ray.miniature.lessons import Lesson, make_facts, make_lessons, train_tokenizer
 from tinyllm_ray.miniature.world import make_world, prepare_world
 from tinyllm_ray.schema import Experiment, InContext, Miniature
+from tinyllm_ray.terminal import progress
 
 TEACHERS = {"north_llama": 0, "south_t5": 1}  # folder: the half of the animals that the teacher knows
 LEARNING_RATE = 3e-3

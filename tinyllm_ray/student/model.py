@@ -19,8 +19,8 @@ from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.data.tokenizer import StudentTokenizer
-from tinyllm_ray.progress import step
 from tinyllm_ray.schema import Experiment, FromScratch, Lora, Student
+from tinyllm_ray.terminal.progress import step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -21,11 +21,11 @@ from tinyllm_ray.data import sources
 from tinyllm_ray.data.fields import BadRow, OtherKind
 from tinyllm_ray.data.formats import read_parts, to_question
 from tinyllm_ray.data.scan import scan
-from tinyllm_ray.progress import step
 from tinyllm_ray.rows import Prediction, Question, Rejected, from_table, to_table
 from tinyllm_ray.schema import Dataset, Pool, Pools, StudentPool
 from tinyllm_ray.schema.base import did_you_mean
 from tinyllm_ray.student.predict import answer_row, open_student, predict, read_answering, read_rows
+from tinyllm_ray.terminal.progress import step
 
 ROWS_PER_PART = 512
 

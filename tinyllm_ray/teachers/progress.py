@@ -1,9 +1,9 @@
-"""How far each teacher is: a step of `tinyllm_ray.progress` for each, with the tokens a second of its engine."""
+"""How far each teacher is: one step on the terminal for each, with the tokens a second of its engine."""
 
 from contextlib import ExitStack
 from types import TracebackType
 
-from tinyllm_ray.progress import Step, step
+from tinyllm_ray.terminal.progress import Step, step
 
 
 class Bars:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tinyllm_ray import storage
-from tinyllm_ray.progress import Step, step
 from tinyllm_ray.student.records import read_evaluations
+from tinyllm_ray.terminal.progress import Step, step
 from tinyllm_ray.tuning.training import Training
 
 POLL_S = 2.0

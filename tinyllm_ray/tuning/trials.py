@@ -15,12 +15,12 @@ from ray.tune.search import Searcher
 
 from tinyllm_ray import storage
 from tinyllm_ray.cluster import pools
-from tinyllm_ray.progress import say
 from tinyllm_ray.redact import redact_text
 from tinyllm_ray.schema import Experiment, Search
 from tinyllm_ray.student.ranks import run_trial_ddp
 from tinyllm_ray.student.records import read_evaluations
 from tinyllm_ray.student.train import run_trial
+from tinyllm_ray.terminal.progress import say
 from tinyllm_ray.tuning.follow import follow
 from tinyllm_ray.tuning.training import FAILURE, STOPPED, Training, read_trial
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tinyllm_ray import progress
+from tinyllm_ray.terminal import progress
 
 
 class Said:
@@ -89,7 +89,7 @@ def test_what_is_over_at_once_and_counts_nothing_says_nothing(said):
 
 PROGRAM = """
 import time
-from tinyllm_ray import progress
+from tinyllm_ray.terminal import progress
 with progress.step("training", total=4, unit="steps") as outer:
     for number in range(4):
         outer.advance(note=f"loss {1 / (number + 1):.2f}")

@@ -17,11 +17,11 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from tinyllm_ray.experiment_file import read_experiment_file
+from tinyllm_ray.config.experiment_file import read_experiment_file
+from tinyllm_ray.config.strict_yaml import DEEPEST, read_yaml
 from tinyllm_ray.redact import keep_secret, redact, redact_text
 from tinyllm_ray.schema import Choice, Experiment, Grid, LogUniform, Uniform
 from tinyllm_ray.schema.base import UserError
-from tinyllm_ray.strict_yaml import DEEPEST, read_yaml
 
 __all__ = ["UserError", "digest", "flatten", "load_experiment", "output_dir", "public", "validate", "with_overrides"]
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from tinyllm_ray.config.strict_yaml import read_yaml
 from tinyllm_ray.schema.base import UserError
-from tinyllm_ray.strict_yaml import read_yaml
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import sys
 
 NOISE = """
 import atexit, os, subprocess, sys
-from tinyllm_ray.output import Output, send_chatter_to
+from tinyllm_ray.terminal.output import Output, send_chatter_to
 output = Output()
 output.claim_stdout(as_json=sys.argv[1] == "json")
 print("python")

@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tinyllm_ray.config.strict_yaml import read_yaml
 from tinyllm_ray.schema.base import UserError
-from tinyllm_ray.strict_yaml import read_yaml
 
 LARGEST_KIB = 1024
 _WHOLE_BELOW = ("search", "space")  # {choice: ...} and {uniform: ...} are alternatives, not parts

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tinyllm_ray.config import load_experiment
-from tinyllm_ray.experiment_file import LARGEST_KIB, merge, read_experiment_file
+from tinyllm_ray.config.experiment_file import LARGEST_KIB, merge, read_experiment_file
 from tinyllm_ray.schema.base import UserError
 
 BASE = """

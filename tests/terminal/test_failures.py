@@ -6,8 +6,8 @@ import pytest
 from ray.exceptions import RayTaskError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from tinyllm_ray.failures import message_of
 from tinyllm_ray.schema.base import UserError
+from tinyllm_ray.terminal.failures import message_of
 
 MISTAKE = UserError("training.learning_rate: lower it")
 

@@ -1,0 +1,1 @@
+"""What a person sees of a command: its result, its progress, and one message where it fails."""
