@@ -1,15 +1,11 @@
 """The commands: parse, call one function each, print. A user's mistake is one message and exit code 2."""
 
 import json
-import os
-import signal
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any
 
 import rich
@@ -19,11 +15,11 @@ from tinyllm_ray import stages, storage
 from tinyllm_ray.checks import check
 from tinyllm_ray.config import UserError, load_experiment, output_dir
 from tinyllm_ray.lock import hold
-from tinyllm_ray.redact import redact_text
 from tinyllm_ray.session import Session
-from tinyllm_ray.terminal.failures import message_of
-from tinyllm_ray.terminal.output import Output, send_chatter_to
+from tinyllm_ray.terminal.command import OUTPUT, run_command
+from tinyllm_ray.terminal.output import send_chatter_to
 from tinyllm_ray.terminal.progress import say
+from tinyllm_ray.terminal.texts import text_of_methods, text_of_run
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,7 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Distill several teachers into one small student, on Ray.",
 )
-_output = Output()
 ExperimentFile = Annotated[
     Path, typer.Argument(help="experiment file, such as experiments/miniature.yaml", show_default=False)
 ]
@@ -46,7 +41,7 @@ def versions(version: Annotated[bool, typer.Option("--version", help="print the 
     if version:
         from importlib.metadata import version as version_of
 
-        _output.write_result(f"tinyllm-ray {version_of('tinyllm-ray')}")
+        OUTPUT.write_result(f"tinyllm-ray {version_of('tinyllm-ray')}")
         raise typer.Exit
 
 
@@ -173,7 +168,7 @@ def ablate(experiment: ExperimentFile, overrides: Overrides = None, as_json: Jso
     """Which teacher helped: label only, each alone, all, all but one, shuffled; with paired intervals."""
     with _session(experiment, overrides, writes=True) as session:
         result = stages.ablate(session)
-    _finish(result, as_json, f"{_method_lines(result['methods'])}\n{result['conclusion']}")
+    _finish(result, as_json, f"{text_of_methods(result['methods'])}\n{result['conclusion']}")
 
 
 @app.command()
@@ -230,19 +225,7 @@ def run(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json =
     """Teachers, methods, search and report: the whole pipeline."""
     with _session(experiment, overrides, writes=True) as session:
         result = stages.run(session)
-    lines = [_method_lines(result["methods"])]
-    if result["search"]:
-        search = result["search"]
-        lines.append(f"search: {search['trials']} trials, best {search['best']['overrides']}")
-        lines.append(f"{'winner, trained again':24} {search['final']['split']} accuracy {search['final']['mean']:.3f}")
-    lines += [
-        f"teacher rows generated: {result['teacher_rows_generated']}",
-        result["headline"],
-        f"report: {result['report']}",
-    ]
-    lines.append(f"MLflow: {result['tracking_uri']}  ({_ui(result['tracking_uri'])})")
-    lines.append(f"all trainings side by side: {result['comparison']}")
-    _finish(result, as_json, "\n".join(lines))
+    _finish(result, as_json, text_of_run(result))
 
 
 @app.command()
@@ -295,42 +278,8 @@ def reproduce(
 
 
 def main() -> None:
-    """Entry point: exit code 2 and one message for a user's mistake, 130 when stopped; what is done is kept.
-
-    With --json, stdout holds one JSON object also where the command fails: {"error": the message}.
-    """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours are made by rich
-    _output.claim_stdout(as_json="--json" in sys.argv[1:])
-    sys.excepthook = _print_fault
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
-    try:
-        sys.exit(app(standalone_mode=False))
-    except typer.TyperException as error:  # an unknown command or option
-        _fail(f"error: {error.format_message()}", error.exit_code)
-    except Exception as error:
-        message = message_of(error)
-        if message is not None:
-            _fail(f"error: {message}", 2)
-        _output.write_error(redact_text(f"{type(error).__name__}: {error}"))
-        raise
-
-
-def _print_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A fault of this program: Python's own traceback, without secrets."""
-    sys.stderr.write(redact_text("".join(traceback.format_exception(kind, error, trace))))
-
-
-def _stop(number: int, _: object) -> None:
-    following = sys.argv[1:2] == ["submit"]  # what still runs is said by `submit` itself
-    _fail("stopped" if following else "stopped; the same command continues from here", 128 + number)
-
-
-def _fail(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
-    _output.write_error(message.removeprefix("error: "))
-    sys.exit(code)
+    """Entry point of `tinyllm-ray`, of `python -m tinyllm_ray.cli` and of jobs/."""
+    run_command(app)
 
 
 @contextmanager
@@ -344,21 +293,8 @@ def _session(experiment: Path, overrides: list[str] | None, *, writes: bool = Fa
         yield session
 
 
-def _ui(uri: str) -> str:
-    """How its pages are opened."""
-    return uri if uri.startswith("http") else f"make ui, or: mlflow ui --workers 1 --backend-store-uri {uri}"
-
-
-def _method_lines(methods: dict[str, Any]) -> str:
-    lines = []
-    for name, result in methods.items():
-        seeds = ", ".join(f"{score:.3f}" for score in result["per_seed"].values())
-        lines.append(f"{name:24} {result['split']} accuracy {result['mean']:.3f}  ({seeds})")
-    return "\n".join(lines)
-
-
 def _finish(result: dict[str, Any], as_json: bool, text: str) -> None:
-    _output.write_result(json.dumps(result, ensure_ascii=False) if as_json else text)
+    OUTPUT.write_result(json.dumps(result, ensure_ascii=False) if as_json else text)
 
 
 if __name__ == "__main__":

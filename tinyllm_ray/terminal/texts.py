@@ -1,0 +1,32 @@
+"""Results of the commands as lines for people. In: what a stage returned. Out: text."""
+
+from typing import Any
+
+
+def text_of_methods(methods: dict[str, Any]) -> str:
+    """A line for each method: its mean accuracy, then that of each seed."""
+    lines = []
+    for name, result in methods.items():
+        seeds = ", ".join(f"{score:.3f}" for score in result["per_seed"].values())
+        lines.append(f"{name:24} {result['split']} accuracy {result['mean']:.3f}  ({seeds})")
+    return "\n".join(lines)
+
+
+def text_of_run(result: dict[str, Any]) -> str:
+    lines = [text_of_methods(result["methods"])]
+    if result["search"]:
+        search, final = result["search"], result["search"]["final"]
+        lines.append(f"search: {search['trials']} trials, best {search['best']['overrides']}")
+        lines.append(f"{'winner, trained again':24} {final['split']} accuracy {final['mean']:.3f}")
+    lines += [
+        f"teacher rows generated: {result['teacher_rows_generated']}",
+        result["headline"],
+        f"report: {result['report']}",
+        f"MLflow: {result['tracking_uri']}  ({_how_to_open(result['tracking_uri'])})",
+        f"all trainings side by side: {result['comparison']}",
+    ]
+    return "\n".join(lines)
+
+
+def _how_to_open(uri: str) -> str:
+    return uri if uri.startswith("http") else f"make ui, or: mlflow ui --workers 1 --backend-store-uri {uri}"
