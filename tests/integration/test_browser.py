@@ -68,7 +68,7 @@ def test_the_search_is_found_unfolded_and_compared(search_page, page, screenshot
     parent_row.wait_for()
     page.screenshot(path=screenshots / "mlflow-parent.png")
     parent_row.locator("[col-id*='Run Name'] button").first.click()  # unfolds the children
-    searched = page.get_by_role("row").filter(has_text=re.compile("search [0-9a-f]{6}"))
+    searched = page.get_by_role("row").filter(has_text=re.compile(r"search lw="))
     searched.first.wait_for()
     for variant in ("label_only", "only_north_llama", "only_south_t5", "all_teachers", "final"):
         page.get_by_text(f"{variant} seed 0").first.wait_for()

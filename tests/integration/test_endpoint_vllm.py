@@ -1,5 +1,6 @@
 """A real vLLM server on loopback writes the same greedy texts as the engine in our own process."""
 
+import json
 import os
 import socket
 import subprocess
@@ -21,7 +22,11 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_llama(tmp_path_factory.mktemp("llama"))
+    """Its tokenizer appends no end token: ours is left out of a decoder's prompt, and the server would keep its own."""
+    folder = Path(save_llama(tmp_path_factory.mktemp("llama")))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))
+    return str(folder)
 
 
 @pytest.fixture(scope="module")

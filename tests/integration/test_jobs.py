@@ -60,7 +60,7 @@ def test_a_submitted_pipeline_is_followed_to_its_end_with_links(head: Head, tmp_
     for words in (f"{head.dashboard}/#/jobs/", "MLflow:", "questions: 96 train"):
         assert words in done.stderr, done.stderr
     out = tmp_path / "out"
-    assert (out / "report.html").is_file()
+    assert (out / "report" / "report.html").is_file()
     assert list(out.glob("trials/*/result.json"))
     assert not [path for path in out.rglob("*") if path.name.startswith((".tmp-", ".probe-"))]
 

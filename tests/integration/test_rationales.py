@@ -88,7 +88,7 @@ def test_the_manifest_beside_the_rows_can_be_read(filled: tuple) -> None:
     _, _, _, reports = filled
     manifest = storage.read_json(f"{reports['encoder'].store}/manifest.json")
     assert manifest["engine"] == "seq2seq"
-    assert manifest["in_context"] == {"examples": 2, "pool": None}
+    assert manifest["in_context"] == {"examples": 2, "pool": None, "rationales": "none"}
     assert manifest["sampling"]["max_tokens"] == 8
 
 

@@ -3,11 +3,13 @@
 methods: 4,100/9,600 steps, 38.2 steps/s, 02:24 left, 3 of 8 trainings, loss 0.812, best accuracy 0.433
 """
 
+import itertools
 import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from tinyllm_ray import storage
 from tinyllm_ray.student.records import read_evaluations
@@ -44,12 +46,18 @@ def follow(trainings: Mapping[str, Training], *, title: str, total: int, steps: 
 
 
 def read_state(folder: str) -> State:
-    """From the newest line of its metrics and from its evaluations; a training that has not begun is at step 0."""
-    parts = storage.list_files(storage.join(folder, "metrics"), ".jsonl")
-    rows = [json.loads(line) for line in storage.read_bytes(parts[-1]).splitlines()] if parts else []
-    losses = [row["train/loss"] for row in rows if "train/loss" in row]
+    """From its metrics and its evaluations; a training that has not begun is at step 0."""
+    newest_first = _metric_rows(folder)
+    first = next(newest_first, {"step": 0})
+    loss = next((row["train/loss"] for row in itertools.chain([first], newest_first) if "train/loss" in row), None)
     accuracies = [row["eval/accuracy"] for row in read_evaluations(folder) if "eval/accuracy" in row]
-    return State(rows[-1]["step"] if rows else 0, losses[-1] if losses else None, max(accuracies, default=None))
+    return State(first["step"], loss, max(accuracies, default=None))
+
+
+def _metric_rows(folder: str) -> Iterator[dict[str, Any]]:
+    """The newest first; the newest part alone may hold nothing but an evaluation."""
+    for part in reversed(storage.list_files(storage.join(folder, "metrics"), ".jsonl")):
+        yield from map(json.loads, reversed(storage.read_bytes(part).splitlines()))
 
 
 def _poll(trainings: Mapping[str, Training], bar: Step, total: int, steps: int, done: threading.Event) -> None:
