@@ -1,7 +1,11 @@
-"""`teachers[].engine`: what runs a teacher's model. Each engine has its own keys; those of another one are refused."""
+"""`teachers[].engine`: what runs a teacher's model. Each engine has its own keys; those of another one are refused.
+
+A new engine is a module in `teachers/engines/`, and here its keys with the class that they are for, and its place in
+`EngineSettings`.
+"""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 
@@ -40,14 +44,24 @@ def _names_remote_code(value: Any) -> bool:
 Arguments = Annotated[dict[str, Any], AfterValidator(_check_arguments)]
 
 
-class AutoSettings(Section):
+_ENGINES = "tinyllm_ray.teachers.engines"
+
+
+class EngineSection(Section):
+    """The keys of one engine. `engine_class` is the module and the class that they are for."""
+
+    engine_class: ClassVar[str]
+
+
+class AutoSettings(EngineSection):
     type: Literal["auto"] = Field(
         "auto",
         description="vllm where the teacher pool has no GPU, ray_data_llm where it has; seq2seq for encoder-decoders",
     )
 
 
-class VllmSettings(Section):
+class VllmSettings(EngineSection):
+    engine_class = f"{_ENGINES}.vllm:Vllm"
     type: Literal["vllm"] = Field(description="decoder-only models: one vLLM engine inside each actor")
     adapter: str | None = Field(None, description="folder of a LoRA adapter of the model; null uses the model alone")
     engine_kwargs: Arguments = Field(
@@ -55,14 +69,16 @@ class VllmSettings(Section):
     )
 
 
-class RayDataLlmSettings(Section):
+class RayDataLlmSettings(EngineSection):
+    engine_class = f"{_ENGINES}.ray_data_llm:RayDataLlm"
     type: Literal["ray_data_llm"] = Field(description="decoder-only models: vLLM through ray.data.llm, best on GPUs")
     engine_kwargs: Arguments = Field(
         default_factory=dict, description="arguments of vLLM's engine, passed as they are, such as tensor_parallel_size"
     )
 
 
-class Seq2SeqSettings(Section):
+class Seq2SeqSettings(EngineSection):
+    engine_class = f"{_ENGINES}.seq2seq:Seq2Seq"
     type: Literal["seq2seq"] = Field(description="encoder-decoder models (T5, BART): transformers in each actor")
     adapter: str | None = Field(None, description="folder of a LoRA adapter of the model; null uses the model alone")
     batch_tokens: int = Field(
@@ -76,7 +92,8 @@ class Seq2SeqSettings(Section):
     )
 
 
-class EndpointSettings(Section):
+class EndpointSettings(EngineSection):
+    engine_class = f"{_ENGINES}.endpoint:Endpoint"
     type: Literal["endpoint"] = Field(description="a server that speaks OpenAI's API, such as `vllm serve`")
     url: str = Field(description="base address of the server, such as http://127.0.0.1:8000/v1; http or https")
     api_key_env: str | None = Field(
@@ -95,7 +112,7 @@ class EndpointSettings(Section):
         return url
 
 
-class CustomSettings(Section):
+class CustomSettings(EngineSection):
     type: Literal["custom"] = Field(description="an engine of your own, from outside this package")
     path: str = Field(
         pattern=OUTSIDE_PATTERN,
@@ -110,29 +127,26 @@ def _type_of(given: Any) -> Any:
     return given.get("type") if isinstance(given, dict) else getattr(given, "type", None)
 
 
-# `Section` checks every field before its type is known, which the plain form of a discriminator does not allow; the
-# schema for editors is given the same words.
-_KINDS = {
-    "auto": AutoSettings,
-    "vllm": VllmSettings,
-    "ray_data_llm": RayDataLlmSettings,
-    "seq2seq": Seq2SeqSettings,
-    "endpoint": EndpointSettings,
-    "custom": CustomSettings,
-}
-EngineSettings = Annotated[
+_AnyEngine = (
     Annotated[AutoSettings, Tag("auto")]
     | Annotated[VllmSettings, Tag("vllm")]
     | Annotated[RayDataLlmSettings, Tag("ray_data_llm")]
     | Annotated[Seq2SeqSettings, Tag("seq2seq")]
     | Annotated[EndpointSettings, Tag("endpoint")]
-    | Annotated[CustomSettings, Tag("custom")],
+    | Annotated[CustomSettings, Tag("custom")]
+)
+# `Section` checks every field before its type is known, which the plain form of a discriminator does not allow; the
+# schema for editors is given the same words.
+EngineSettings = Annotated[
+    _AnyEngine,
     Discriminator(_type_of),
     Field(
         json_schema_extra={
             "discriminator": {
                 "propertyName": "type",
-                "mapping": {tag: f"#/$defs/{kind.__name__}" for tag, kind in _KINDS.items()},
+                "mapping": {
+                    kind.__metadata__[0].tag: f"#/$defs/{kind.__origin__.__name__}" for kind in get_args(_AnyEngine)
+                },
             }
         }
     ),

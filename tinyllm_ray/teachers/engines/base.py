@@ -2,8 +2,8 @@
 
 `Engine` is the protocol. What its `run` gets is a Ray dataset of one column, `file`, a block a file; what it returns
 holds the rows of those files without the two prompt columns, and the fields of `Outcome`, `engine_start_s` and
-`engine_ready_at` beside them. An engine is one module here and one line in registry.py, or a class of another package
-that an experiment names by `engine: {type: custom, path: "my_package.module:Engine"}`.
+`engine_ready_at` beside them. An engine is one module here and its keys in schema/engines.py, or a class of another
+package that an experiment names by `engine: {type: custom, path: "my_package.module:Engine"}`.
 """
 
 import os

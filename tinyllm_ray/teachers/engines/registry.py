@@ -25,13 +25,6 @@ from tinyllm_ray.teachers.engines.base import Engine, Setting
 from tinyllm_ray.teachers.engines.models import find_shape, read_config
 
 LOG = logging.getLogger(__name__)
-_HERE = "tinyllm_ray.teachers.engines"
-ENGINES = {
-    "vllm": f"{_HERE}.vllm:Vllm",
-    "ray_data_llm": f"{_HERE}.ray_data_llm:RayDataLlm",
-    "seq2seq": f"{_HERE}.seq2seq:Seq2Seq",
-    "endpoint": f"{_HERE}.endpoint:Endpoint",
-}
 
 
 def make_engine(teacher: Teacher, *, pool: Pool, prompts: Prompts, output_dir: str) -> Engine:
@@ -44,7 +37,7 @@ def make_engine(teacher: Teacher, *, pool: Pool, prompts: Prompts, output_dir: s
     log_file = None
     if storage.is_local(output_dir):
         log_file = str(storage.local_path(output_dir) / "logs" / f"{teacher.name}.log")
-    path = teacher.engine.path if isinstance(teacher.engine, CustomSettings) else ENGINES[teacher.engine.type]
+    path = teacher.engine.path if isinstance(teacher.engine, CustomSettings) else teacher.engine.engine_class
     teacher = teacher.model_copy(update={"sampling": _with_stop(teacher, prompts)})
     engine = _load(path, teacher)
     return engine(teacher, Setting(pool, prompts, output_dir, log_file))
