@@ -33,7 +33,7 @@ def test_a_job_takes_the_package_the_entry_points_and_named_files_and_nothing_el
     target.mkdir()
     assert package(validate(raw), tmp_path / "mine.yaml", target) == "experiments/mine.yaml"
     files = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
-    assert {"jobs/pipeline.py", "tinyllm_ray/cli.py", "experiments/mine.yaml", "data/train.jsonl"} <= files
+    assert {"jobs/pipeline.py", "tinyllm_ray/cli/pipeline.py", "experiments/mine.yaml", "data/train.jsonl"} <= files
     assert {name.split("/")[0] for name in files} == {"jobs", "tinyllm_ray", "experiments", "data"}
     assert not [name for name in files if "outputs" in name or "__pycache__" in name]
 

@@ -1,0 +1,3 @@
+from tinyllm_ray.cli import main
+
+main()
