@@ -33,7 +33,7 @@ def run(session: Session) -> dict[str, Any]:
         "search": _tune(session) if session.experiment.search.space else None,
         "teacher_rows_generated": sum(report["generated"] for report in generated.values()),
     }
-    return result | report(session) | {"wall_s": round(time.time() - started, 1)}
+    return result | report(session, redraw=False) | {"wall_s": round(time.time() - started, 1)}
 
 
 def generate(session: Session) -> dict[str, Any]:
@@ -116,14 +116,17 @@ def evaluate(session: Session, model: str, split: str) -> dict[str, Any]:
     return {name.replace("eval/", f"{split}/"): value for name, value in scores.items()}
 
 
-def report(session: Session) -> dict[str, Any]:
-    """The page and its figures, made from MLflow and the stores; needs no Ray."""
-    from tinyllm_ray.report.page import make_report
+def report(session: Session, *, redraw: bool = True) -> dict[str, Any]:
+    """The page and its figures, made from MLflow and the stores; needs no Ray.
+
+    Without `redraw`, a page that shows the same data already is left as it is.
+    """
+    from tinyllm_ray.report.make import make_report
     from tinyllm_ray.tracking.address import tracking_uri
 
     session.flush_tracker()
     uri = tracking_uri(session.experiment, output_dir=session.dir)
-    return make_report(session.experiment, output_dir=session.dir, uri=uri) | {"tracking_uri": uri}
+    return make_report(session.experiment, output_dir=session.dir, uri=uri, redraw=redraw) | {"tracking_uri": uri}
 
 
 def _generate(session: Session) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from tinyllm_ray import redact, storage
 from tinyllm_ray.config import load_experiment, public
 from tinyllm_ray.data import store
 from tinyllm_ray.data.questions import prepare_questions
-from tinyllm_ray.report.page import make_report
+from tinyllm_ray.report.make import make_report
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.teachers.engines.base import failed, outcome
 from tinyllm_ray.terminal.failures import message_of

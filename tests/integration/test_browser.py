@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.mlflow_server import MlflowServer
 
-from tinyllm_ray.report.page import make_report
+from tinyllm_ray.report.make import make_report
 from tinyllm_ray.tracking.read import Records
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -62,7 +62,7 @@ class TeacherText:
     input_tokens: int
     output_tokens: int
     quality: dict[str, Any]
-    rationales: dict[str, dict[str, Any]]  # question id -> row
+    rationales: dict[str, dict[str, Any]] = field(repr=False)  # question id -> row; `content` stands for them
 
 
 @dataclass(frozen=True)

@@ -1,55 +1,22 @@
-"""The page: ReportData in, one self-contained HTML file and its PNGs under <output_dir>/report/ out."""
+"""The page: ReportData and drawn figures in, one self-contained HTML text out."""
 
 import base64
 import statistics as stats
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from tinyllm_ray import storage
 from tinyllm_ray.data.quality import FLAGS
 from tinyllm_ray.redact import redact_text
-from tinyllm_ray.report.data import ReportData, Trained, read_report
-from tinyllm_ray.report.effects import Effect, against_label_only, conclude, teacher_effects
-from tinyllm_ray.report.figures import Figure, draw_all, effect_label, teacher_accuracies
+from tinyllm_ray.report.data import ReportData, Trained
+from tinyllm_ray.report.effects import Effect, against_label_only, conclude
+from tinyllm_ray.report.figures import Figure, effect_label, teacher_accuracies
 from tinyllm_ray.report.published import paper_size, published, published_teachers
 from tinyllm_ray.report.style import words
-from tinyllm_ray.schema import Experiment
-from tinyllm_ray.tracking.read import Records
-from tinyllm_ray.tracking.shown import parent_note
 
 SHOWN_TRIALS = 10
-FOLDER = "report"
-PAGE = "report.html"
-
-
-def make_report(experiment: Experiment, *, output_dir: str, uri: str) -> dict[str, Any]:
-    """Write the page and its figures, here and as artifacts of the parent run.
-
-    Returns {"report": path, "headline": sentence, "effects": rows}. Raises UserError where MLflow has no such run.
-    """
-    data = read_report(experiment, output_dir=output_dir, uri=uri)
-    effects = teacher_effects(data.scores, [teacher.name for teacher in experiment.teachers])
-    figures = draw_all(data, effects)
-    html = render_page(data, effects, figures, uri=uri)
-    folder = storage.join(output_dir, FOLDER)
-    path = storage.join(folder, PAGE)
-    storage.write_bytes(path, html.encode())
-    for figure in figures:
-        storage.write_bytes(storage.join(folder, f"{figure.name}.png"), figure.light)
-    headline = " ".join(filter(None, [conclude(effects), winner_sentence(search_summary(data))]))
-    _keep_in_mlflow(data, html, figures, uri=uri, headline=headline)
-    comparison = data.parent.tags["comparison"]
-    return {
-        "report": path,
-        "headline": headline,
-        "comparison": comparison,
-        "effects": [vars(effect) for effect in effects],
-    }
 
 
 def render_page(data: ReportData, effects: Sequence[Effect], figures: Sequence[Figure], *, uri: str) -> str:
@@ -180,18 +147,6 @@ def _by_section(figures: Sequence[Figure]) -> Mapping[str, list[dict[str, str]]]
         entry = {"title": figure.title, "caption": figure.caption, "light": light, "dark": dark}
         sections.setdefault(figure.section, []).append(entry)
     return {"methods": [], "tradeoff": [], "search": [], "curves": [], "rationales": [], "cost": []} | sections
-
-
-def _keep_in_mlflow(data: ReportData, html: str, figures: Sequence[Figure], *, uri: str, headline: str) -> None:
-    records = Records(uri, timeout_s=data.experiment.tracking.connect_timeout_s)
-    with tempfile.TemporaryDirectory() as folder:
-        files = {PAGE: html.encode()} | {f"{figure.name}.png": figure.light for figure in figures}
-        for name, content in files.items():
-            Path(folder, name).write_bytes(content)
-        records.add_artifacts(data.parent.run_id, folder, FOLDER)
-    tags = data.parent.tags
-    note = parent_note(headline, command=tags["command"], comparison=tags["comparison"])
-    records.set_note(data.parent.run_id, redact_text(note))
 
 
 def _percent(value: float) -> str:
