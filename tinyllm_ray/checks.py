@@ -15,6 +15,7 @@ from tinyllm_ray.cluster.capacity import POOLS, check_capacity
 from tinyllm_ray.cluster.connect import check_output
 from tinyllm_ray.config import UserError, output_dir
 from tinyllm_ray.data import store
+from tinyllm_ray.data.gguf import is_gguf, unpack
 from tinyllm_ray.outside import load_outside
 from tinyllm_ray.schema import Choice, Experiment, Grid, Student
 from tinyllm_ray.session import Session
@@ -120,7 +121,7 @@ def _students(session: Session, command: str) -> Iterator[str]:
     if command in ("run", "tune") and domain is not None:
         names |= set(domain.choice if isinstance(domain, Choice) else domain.grid if isinstance(domain, Grid) else [])
     for name in sorted(names):
-        yield check_student(experiment.student.model_copy(update={"model": name}))
+        yield check_student(experiment.student.model_copy(update={"model": name}), output_dir=session.dir)
 
 
 def _loss(session: Session, command: str) -> Iterator[str]:
@@ -165,8 +166,8 @@ def _pools(session: Session, command: str) -> Iterator[str]:
     yield from check_capacity(session.experiment, POOLS_OF.get(command, ("student",)))
 
 
-def check_student(student: Student) -> str:
-    """What kind of student it is. Raises UserError where it cannot be found; its weights are not read."""
+def check_student(student: Student, *, output_dir: str) -> str:
+    """What kind of student it is. Raises UserError where it cannot be found; only a .gguf file's weights are read."""
     if student.model in student.from_scratch:
         made = student.from_scratch[student.model]
         if made.width % made.heads:
@@ -175,6 +176,8 @@ def check_student(student: Student) -> str:
                 "make it a multiple"
             )
         return f"{student.model}, made from scratch"
+    if is_gguf(student.model):
+        return f"{student.model}, unpacked to {unpack(student.model, key='student.model', output_dir=output_dir)}"
     folder = Path(student.model).expanduser()
     if folder.is_dir():
         _check_model_folder(folder)

@@ -66,7 +66,7 @@ class Outcome:
     """What became of one prompt; `failure` is empty where there is a text."""
 
     text: str
-    finish_reason: str  # stop, length, or failed
+    finish_reason: str  # stop, length, repetition (ended as a loop), or failed
     failure: str
     input_tokens: Int32
     output_tokens: Int32
@@ -83,7 +83,7 @@ class Rationale:
     sample: Int32  # 0 .. samples_per_question - 1
     rationale: str
     predicted_answer: str  # the answer that the text states; empty where none can be read
-    finish_reason: str  # stop, length, or failed
+    finish_reason: str  # stop, length, repetition (ended as a loop), or failed
     failure: str  # why there is no rationale; empty where there is one
     dropped_examples: Int32  # in-context examples left out so that the prompt fits
     input_tokens: Int32

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -14,7 +15,7 @@ from tinyllm_ray.data import store
 from tinyllm_ray.teachers.pipeline import TeacherReport, generate
 
 pytestmark = pytest.mark.engine
-TOKENS = 16
+TOKENS = 40
 
 
 @pytest.fixture(scope="module")
@@ -29,39 +30,71 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return save_both(tmp_path_factory.mktemp("gguf"))
 
 
-def write(folder: Path, model: str, stop: list[str]) -> tuple[TeacherReport, dict[str, str]]:
-    """What one teacher makes of eight questions, of which one holds the tokenizer's special tokens."""
+def write(
+    folder: Path, model: str, *, engine: str = "auto", **sampling: Any
+) -> tuple[TeacherReport, dict[str, tuple[str, str]]]:
+    """What one teacher makes of eight questions, of which one holds the tokenizer's special tokens.
+
+    Question id -> text and finish reason.
+    """
     rows = questions(8)
     rows[3] = replace(rows[3], question="3: what </s> falls <s> when the sun is there?")
     files = {"train": question_file(folder / "train.parquet", rows)}
-    teacher = {"name": "one", "model": model, "sampling": {"max_tokens": TOKENS, "stop": stop}}
+    teacher = {
+        "name": "one",
+        "model": model,
+        "engine": {"type": engine},
+        "sampling": {"max_tokens": TOKENS, "stop": []} | sampling,
+    }
     report = generate(experiment(teacher), output_dir=str(folder / "out"), questions=files)["one"]
-    stored = store.read(report.store, "train", ["question_id", "rationale"]).to_pylist()
-    return report, {row["question_id"]: row["rationale"] for row in stored}
+    stored = store.read(report.store, "train", ["question_id", "rationale", "finish_reason"]).to_pylist()
+    return report, {row["question_id"]: (row["rationale"], row["finish_reason"]) for row in stored}
 
 
 @pytest.fixture(scope="module")
-def plain(running_ray: None, both: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    report, texts = write(tmp_path_factory.mktemp("plain"), both[1], [])
+def plain(
+    running_ray: None, both: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[str, str]]:
+    report, texts = write(tmp_path_factory.mktemp("plain"), both[1])
     assert (report.generated, report.failed, report.saved_tokens) == (8, {}, 0)
     return texts
 
 
 def test_a_gguf_file_writes_the_same_greedy_texts_as_its_weights(
-    plain: dict[str, str], both: tuple[str, str], tmp_path: Path
+    plain: dict[str, tuple[str, str]], both: tuple[str, str], tmp_path: Path
 ) -> None:
-    assert write(tmp_path, both[0], [])[1] == plain
+    assert write(tmp_path, both[0])[1] == plain
 
 
-def test_a_stop_text_ends_a_rationale_and_the_tokens_saved_are_reported(
-    plain: dict[str, str], both: tuple[str, str], tmp_path: Path
+@pytest.fixture(scope="module")
+def stopped(
+    plain: dict[str, tuple[str, str]], both: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TeacherReport, dict[str, tuple[str, str]], dict[str, Any]]:
+    """With a stop text that one of the plain texts holds, and an end to loops; the settings too."""
+    text = max((text for text, _ in plain.values()), key=lambda text: len(set(text)))
+    stop = next(letter for letter in text[len(text) // 2 :] if letter.isprintable() and not letter.isspace())
+    sampling = {"stop": [stop], "stop_at_repeats": 2}
+    return *write(tmp_path_factory.mktemp("stopped"), both[1], **sampling), sampling
+
+
+def test_a_stop_text_or_a_loop_ends_a_rationale_and_the_tokens_saved_are_reported(
+    plain: dict[str, tuple[str, str]], stopped: tuple[TeacherReport, dict[str, tuple[str, str]], dict[str, Any]]
 ) -> None:
-    stop = next(text[len(text) // 2] for text in plain.values() if text[len(text) // 2].isprintable())
-    report, texts = write(tmp_path, both[1], [stop])
-    cut = {name: text.partition(stop)[0].strip() for name, text in plain.items()}
-    assert {name: texts.get(name, "") for name in plain} == cut
-    assert report.saved_tokens > 0
-    assert report.output_tokens + report.saved_tokens <= TOKENS * 8
+    report, texts, sampling = stopped
+    assert {reason for _, reason in texts.values()} == {"stop", "repetition"}
+    for name, (text, reason) in texts.items():
+        whole = plain[name][0]
+        assert whole.partition(sampling["stop"][0])[0].strip() == text if reason == "stop" else whole.startswith(text)
+    assert report.output_tokens + report.saved_tokens == TOKENS * 8
+
+
+def test_ray_data_llm_ends_the_same_texts_and_saves_as_many_tokens(
+    stopped: tuple[TeacherReport, dict[str, tuple[str, str]], dict[str, Any]], both: tuple[str, str], tmp_path: Path
+) -> None:
+    report, texts, sampling = stopped
+    other, same = write(tmp_path, both[1], engine="ray_data_llm", **sampling)
+    assert same == texts
+    assert (other.output_tokens, other.saved_tokens) == (report.output_tokens, report.saved_tokens)
 
 
 def test_bootstrapped_examples_come_from_the_teachers_own_first_pass(running_ray: None, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ def save_both(folder: Path) -> tuple[str, str]:
     """Paths of the .gguf file and of the folder."""
     save_tokenizer(folder / "plain")
     tokenizer = AutoTokenizer.from_pretrained(folder / "plain")
+    tokenizer.add_special_tokens({"unk_token": "<|endoftext|>"})  # which unpacking adds where a file has it not
+    tokenizer.save_pretrained(folder / "plain")
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -65,7 +67,8 @@ def _write(file: Path, model: Qwen2ForCausalLM, tokenizer: object) -> None:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(config.vocab_size)
-    pieces = sorted(backend["model"]["vocab"], key=backend["model"]["vocab"].get)
+    vocabulary = tokenizer.get_vocab()
+    pieces = sorted(vocabulary, key=vocabulary.get)
     special = {token["content"] for token in backend["added_tokens"]}
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(pieces)

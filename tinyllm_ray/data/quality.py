@@ -20,7 +20,7 @@ FLAGS = {
     "nan": "literally `nan`, a missing value written as text",
     "short": "five words or fewer (characters, where a script has no spaces between words)",
     "cut_off": "ends at the limit of tokens or in mid-sentence",
-    "looping": "says the same again and again",
+    "looping": "says the same again and again, or was ended by sampling.stop_at_repeats",
     "answer_contradicted": "states another answer than the gold one",
     "answer_leaked": "is nothing but a statement of the answer",
     "new_question": "starts a new question",
@@ -58,7 +58,7 @@ def find_flags(text: str, question: Question, *, predicted: str, finish_reason: 
     found = {
         "short": len(words(bare)) <= SHORT_WORDS,
         "cut_off": finish_reason == "length" or bool(_SENTENCE_END.search(bare) and not _ENDED.search(bare)),
-        "looping": repeated_share(bare) >= LOOP_SHARE,
+        "looping": finish_reason == "repetition" or repeated_share(bare) >= LOOP_SHARE,
         "answer_contradicted": bool(predicted) and not task_of(question.task).is_right(predicted, question),
         "answer_leaked": all(_is_answer(sentence, question) for sentence in _SENTENCES.split(bare)),
         "new_question": bool(_NEW_QUESTION.search(bare)),

@@ -29,7 +29,9 @@ class Lora(Section):
 
 
 class Student(Section):
-    model: str = Field(description="hub id, folder, or a name under `from_scratch`")
+    model: str = Field(
+        description="hub id, folder, a .gguf file, which is unpacked below output.dir, or a name under `from_scratch`"
+    )
     revision: str | None = Field(None, description="hub revision: a branch, tag or commit; null: the hub's default")
     tokenizer: str | None = Field(None, description="hub id or folder; null: the model's own")
     from_scratch: dict[Name, FromScratch] = Field(default_factory=dict, description="students made here, by name")

@@ -47,6 +47,12 @@ class Sampling(Section):
         description="texts that end a rationale; null: where a decoder-only model begins the next example of the "
         "template, such as a line that starts with `Question:`, and none for other models",
     )
+    stop_at_repeats: int | None = Field(
+        None,
+        ge=2,
+        description="a rationale that says the same 8 to 40 tokens this many times in a row ends there, at 2 or more, "
+        "with engines that run vLLM; null: never",
+    )
     seed: int = Field(0, ge=0, description="seed of the sampling; unused where temperature is 0")
 
 

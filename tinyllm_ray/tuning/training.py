@@ -6,11 +6,13 @@ Out: a Training, whose trial holds values only; its folder <output_dir>/trials/<
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tinyllm_ray import storage
-from tinyllm_ray.config import digest
+from tinyllm_ray.config import digest, with_overrides
 from tinyllm_ray.data.features import build_features
+from tinyllm_ray.data.gguf import is_gguf, unpack
 from tinyllm_ray.data.questions import QuestionFile
 from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.schema import Experiment
@@ -84,7 +86,7 @@ def resolve(spec: TrainingSpec, inputs: Inputs) -> Training:
 
     Equal settings and data have an equal key on every machine.
     """
-    experiment = with_shards(spec.experiment, spec.ranks)
+    experiment = _with_folder(with_shards(spec.experiment, spec.ranks), output_dir=inputs.output_dir)
     tokenizer = prepare_tokenizer(
         experiment, questions=inputs.questions, stores=inputs.stores, output_dir=inputs.output_dir
     )
@@ -97,6 +99,8 @@ def resolve(spec: TrainingSpec, inputs: Inputs) -> Training:
     )
     matters = experiment.model_dump(mode="json", include={"student", "loss", "training", "evaluation"})
     del matters["training"]["keep_checkpoints"]  # it changes no result
+    if is_gguf(spec.experiment.student.model):
+        matters["student"]["model"] = Path(experiment.student.model).name  # holds the digest of the file
     key = f"{spec.variant}-seed{spec.seed}-{digest([matters, features.rpartition('/')[2], spec.score_test])}"
     trial = Trial(
         key=key,
@@ -110,6 +114,14 @@ def resolve(spec: TrainingSpec, inputs: Inputs) -> Training:
     )
     storage.write_json(storage.join(trial.dir, "trial.json"), asdict(trial))
     return Training(spec, trial)
+
+
+def _with_folder(experiment: Experiment, *, output_dir: str) -> Experiment:
+    """A student in a .gguf file is unpacked; every other one stays what it is."""
+    model = experiment.student.model
+    if not is_gguf(model):
+        return experiment
+    return with_overrides(experiment, {"student.model": unpack(model, key="student.model", output_dir=output_dir)})
 
 
 def read_trial(output_dir: str, key: str) -> Trial:

@@ -64,6 +64,15 @@ def test_a_model_that_the_chosen_engine_cannot_run_is_refused(models: Path, mode
         make(str(models / model), engine={"type": type}).check()
 
 
+@pytest.mark.parametrize(
+    ("model", "engine"), [("t5", {"type": "seq2seq"}), ("llama", {"type": "endpoint", "url": "http://here/v1"})]
+)
+def test_an_engine_that_cannot_end_loops_refuses_the_key(models: Path, model: str, engine: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"sampling\.stop_at_repeats: 3 was given, .* type {engine['type']} cannot"):
+        make(str(models / model), engine=engine, sampling={"stop_at_repeats": 3})
+    assert make(str(models / "llama"), sampling={"stop_at_repeats": 3}).teacher.sampling.stop_at_repeats == 3
+
+
 @pytest.fixture
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "own_engines_of_a_test.py").write_text(OWN_ENGINE)

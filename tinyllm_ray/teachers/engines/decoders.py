@@ -1,10 +1,11 @@
-"""What the two engines that run vLLM share: the store's key, checks and limits of a decoder-only model, and the
-arguments of vLLM's engine."""
+"""What the two engines that run vLLM share: the store's key, checks and limits of a decoder-only model, the arguments
+of vLLM's engine, and when a text that loops is ended."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tinyllm_ray.config import UserError
-from tinyllm_ray.schema import Teacher
+from tinyllm_ray.schema import Sampling, Teacher
 from tinyllm_ray.teachers.engines.base import Setting
 from tinyllm_ray.teachers.engines.models import (
     check_model,
@@ -32,6 +33,11 @@ _SPEED = {
     "swap_space",
     "tensor_parallel_size",
 }
+
+# Tokens of a run whose repetition is a loop. Fewer may be digits, a ruling or a sum, and vLLM looks for every length
+# between these two after every token.
+SHORTEST_RUN, LONGEST_RUN = 8, 40
+REPETITION = "repetition"  # vLLM's finish reason
 
 
 def decoder_key(teacher: Teacher, engine_kwargs: dict[str, Any], *, adapter: str | None) -> dict[str, Any]:
@@ -64,6 +70,28 @@ def decoder_prompt_limit(teacher: Teacher, engine_kwargs: dict[str, Any]) -> int
             f"{limit} tokens in all; set it lower"
         )
     return limit - teacher.sampling.max_tokens
+
+
+def repetition_detection(sampling: Sampling) -> dict[str, int] | None:
+    """Fields of vLLM's RepetitionDetectionParams."""
+    if sampling.stop_at_repeats is None:
+        return None
+    return {
+        "min_pattern_size": SHORTEST_RUN,
+        "max_pattern_size": LONGEST_RUN,
+        "min_count": sampling.stop_at_repeats,
+    }
+
+
+def ends_in_repeats(tokens: Sequence[int], sampling: Sampling) -> bool:
+    """Whether vLLM has ended a text of these tokens as a loop."""
+    count = sampling.stop_at_repeats
+    if count is None:
+        return False
+    return any(
+        len(tokens) >= count * run and tokens[-run * (count - 1) :] == tokens[-run * count : -run]
+        for run in range(SHORTEST_RUN, LONGEST_RUN + 1)
+    )
 
 
 def engine_arguments(

@@ -7,9 +7,17 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tinyllm_ray.schema import Pool, RayDataLlmSettings, Teacher
+from tinyllm_ray.schema import Pool, RayDataLlmSettings, Sampling, Teacher
 from tinyllm_ray.teachers.engines.base import CARRIED, Encoded, Setting, failed, outcome, read_prompts
-from tinyllm_ray.teachers.engines.decoders import check_decoder, decoder_key, decoder_prompt_limit, engine_arguments
+from tinyllm_ray.teachers.engines.decoders import (
+    REPETITION,
+    check_decoder,
+    decoder_key,
+    decoder_prompt_limit,
+    ends_in_repeats,
+    engine_arguments,
+    repetition_detection,
+)
 from tinyllm_ray.teachers.engines.encoding import PromptEncoder
 
 if TYPE_CHECKING:
@@ -63,13 +71,15 @@ class RayDataLlm:
         sampling, gpu = self.teacher.sampling, self._setting.pool.gpus_per_worker > 0
 
         def before(row: dict[str, Any]) -> dict[str, Any]:
-            fields = sampling.model_dump(exclude={"seed"})
+            fields = sampling.model_dump(exclude={"seed", "stop_at_repeats"})
+            # Ray does not say why a text ended; its stop text, kept for `_outcome`, does.
+            fields |= {"repetition_detection": repetition_detection(sampling), "include_stop_str_in_output": True}
             if sampling.temperature and gpu:  # not taken on a CPU
                 fields["seed"] = int(row["seed"])
             return {"tokenized_prompt": list(row["prompt_ids"]), "sampling_params": fields}
 
         def after(row: dict[str, Any]) -> dict[str, Any]:
-            return {name: row[name] for name in CARRIED} | _outcome(row, max_tokens=sampling.max_tokens)
+            return {name: row[name] for name in CARRIED} | _outcome(row, sampling)
 
         processor = build_processor(
             self._config(longest_prompt), preprocess=before, preprocess_map_kwargs={"num_cpus": _SMALL}
@@ -116,16 +126,21 @@ def _bundles(pool: Pool, kwargs: dict[str, Any]) -> list[dict[str, float]]:
     return bundles
 
 
-def _outcome(row: dict[str, Any], *, max_tokens: int) -> dict[str, Any]:
-    """Ray gives no finish reason: a text with all the tokens that it may have was cut off."""
+def _outcome(row: dict[str, Any], sampling: Sampling) -> dict[str, Any]:
+    """Ray gives no finish reason: it follows from the tokens, their number and what the text ends with."""
     if row["__inference_error__"]:
         result = failed(f"engine error: {row['__inference_error__']}")
     else:
-        count = int(row["num_generated_tokens"])
+        text, tokens = row["generated_text"], list(row["generated_tokens"])
+        stop = next((stop for stop in sampling.stop or [] if text.endswith(stop)), "")
+        reason = "length" if len(tokens) >= sampling.max_tokens else "stop"
+        if reason == "stop" and not stop and ends_in_repeats(tokens, sampling):
+            reason = REPETITION
         result = outcome(
-            row["generated_text"],
-            "length" if count >= max_tokens else "stop",
+            text.removesuffix(stop),
+            reason,
             input_tokens=int(row["num_input_tokens"]),
-            output_tokens=count,
+            output_tokens=len(tokens),
+            saved_tokens=sampling.max_tokens - len(tokens) if stop or reason == REPETITION else 0,
         )
     return asdict(result) | {"engine_start_s": 0.0, "engine_ready_at": 0.0}

@@ -13,6 +13,7 @@ from tinyllm_ray.data.prompts import load_template, next_example
 from tinyllm_ray.schema import (
     AutoSettings,
     CustomSettings,
+    EndpointSettings,
     Pool,
     Prompts,
     RayDataLlmSettings,
@@ -38,9 +39,19 @@ def make_engine(teacher: Teacher, *, pool: Pool, prompts: Prompts, output_dir: s
     if storage.is_local(output_dir):
         log_file = str(storage.local_path(output_dir) / "logs" / f"{teacher.name}.log")
     path = teacher.engine.path if isinstance(teacher.engine, CustomSettings) else teacher.engine.engine_class
+    _check_loops(teacher)
     teacher = teacher.model_copy(update={"sampling": _with_stop(teacher, prompts)})
     engine = _load(path, teacher)
     return engine(teacher, Setting(pool, prompts, output_dir, log_file))
+
+
+def _check_loops(teacher: Teacher) -> None:
+    if teacher.sampling.stop_at_repeats and isinstance(teacher.engine, Seq2SeqSettings | EndpointSettings):
+        raise UserError(
+            f"teachers.{teacher.name}.sampling.stop_at_repeats: {teacher.sampling.stop_at_repeats} was given, and an "
+            f"engine of type {teacher.engine.type} cannot end a text that loops; leave it out (vllm and ray_data_llm "
+            "can)"
+        )
 
 
 def _with_stop(teacher: Teacher, prompts: Prompts) -> Sampling:

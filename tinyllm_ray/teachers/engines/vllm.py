@@ -27,7 +27,13 @@ from tinyllm_ray.teachers.engines.base import (
     redirect_output,
     run_actors,
 )
-from tinyllm_ray.teachers.engines.decoders import check_decoder, decoder_key, decoder_prompt_limit, engine_arguments
+from tinyllm_ray.teachers.engines.decoders import (
+    check_decoder,
+    decoder_key,
+    decoder_prompt_limit,
+    engine_arguments,
+    repetition_detection,
+)
 from tinyllm_ray.teachers.engines.encoding import PromptEncoder
 
 if TYPE_CHECKING:
@@ -217,14 +223,16 @@ class _Batch:
 def sampling_params(sampling: Sampling, seed: int | None) -> Any:
     """`seed` is of one row; None leaves a row to the engine's own seed."""
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
+    loops = repetition_detection(sampling)
     return SamplingParams(
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         repetition_penalty=sampling.repetition_penalty,
         stop=sampling.stop,
+        repetition_detection=RepetitionDetectionParams(**loops) if loops else None,
         seed=seed if sampling.temperature else None,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
@@ -233,7 +241,7 @@ def sampling_params(sampling: Sampling, seed: int | None) -> Any:
 def _outcome(output: "RequestOutput", sampling: Sampling) -> Outcome:
     completion = output.outputs[0]
     tokens = len(completion.token_ids)
-    stopped = completion.finish_reason == "stop" and isinstance(completion.stop_reason, str)
+    stopped = isinstance(completion.stop_reason, str)  # by a stop text or as a loop; by a token of its own it is None
     return outcome(
         completion.text,
         completion.finish_reason or "stop",
