@@ -45,6 +45,9 @@ def test_free_answers_are_kept_as_they_are() -> None:
     assert read({"question": "6 x 7?", "answer": "It is\n#### 42"}, **number) == Question(
         "train-9", "6 x 7?", [], "42", task="number"
     )
+    boxed = {"task": "text", "columns": {"answer_after": "\\boxed{"}}
+    worked = {"question": "6 over 7?", "answer": "Not \\boxed{1}. It is $\\boxed{\\frac{6}{7}}$, {as said}."}
+    assert read(worked, **boxed).answer == "\\frac{6}{7}"
     assert read({"question": "1 - 2?", "answer": -1}, task="number").answer == "-1"
     assert read({"question": "?", "answer": 84.0}, task="number").answer == "84"
     text = {"task": "text", "columns": {"answer": "answer.value", "accepted": "answer.aliases"}}

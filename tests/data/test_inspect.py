@@ -138,6 +138,52 @@ def test_rows_without_choices_are_labels_numbers_or_texts(tmp_path: Path) -> Non
     assert inspect(str(tmp_path / "label"))["section"]["labels"] == ["bad", "good"]
 
 
+@pytest.mark.parametrize(
+    ("row", "columns", "task"),
+    [
+        (
+            {"question": "Who?", "context": "Ann sang.", "answers": {"text": ["Ann"], "answer_start": [0]}},
+            {"answer": "answers.text"},
+            "text",
+        ),
+        (
+            {"instruction": "Name it.", "input": "", "output": "Ann"},
+            {"question": "instruction", "context": "input", "answer": "output"},
+            "text",
+        ),
+        (
+            {"problem": "1 + 4?", "solution": "It is $\\boxed{5}$."},
+            {"question": "problem", "answer": "solution", "answer_after": "\\boxed{"},
+            "number",
+        ),
+        (
+            {"stem": "Who?", "answers": [{"text": "Bob", "correct": False}, {"text": "Ann", "correct": True}]},
+            {"question": "stem", "choices": "answers", "answer": "answers.correct"},
+            "choice",
+        ),
+    ],
+    ids=["SQuAD", "Alpaca", "MATH", "marked choices"],
+)
+def test_nested_answers_worked_solutions_and_marked_choices_are_found(
+    tmp_path: Path, row: dict[str, Any], columns: dict[str, str], task: str
+) -> None:
+    write_lines(tmp_path / "train.jsonl", [row] * 3)
+    section = inspect(str(tmp_path / "train.jsonl"))["section"]
+    assert (section.get("task", "choice"), section["columns"]) == (task, columns)
+    files = prepare_questions(Dataset(**section | {"split_from_train": {}}), output_dir=str(tmp_path / "out"))
+    assert {q.answer for q in read_questions(files["train"].path)} == {"5" if task == "number" else "Ann"}
+
+
+def test_a_file_that_is_only_written_like_a_known_dataset_keeps_its_own_name(tmp_path: Path) -> None:
+    riddles = [
+        {"question": q, "choices": {"text": c, "label": [*"ABCD"][: len(c)]}, "answerKey": "A"} for q, c, _ in FACTS
+    ]
+    for folder, name in (("quiz", "quiz"), ("RiddleSense", "riddle")):
+        write_lines(tmp_path / folder / "train.jsonl", riddles)
+        section = inspect(str(tmp_path / folder))["section"]
+        assert (section["format"], section["name"]) == ("riddle", name)
+
+
 def test_the_splits_of_a_folder_follow_its_files_names(tmp_path: Path) -> None:
     table = pa.Table.from_pylist(rows(3))
     for name in ("data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"):

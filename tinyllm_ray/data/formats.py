@@ -134,11 +134,23 @@ def _answer(row: Mapping[str, Any], columns: Columns, *, free: bool) -> Any:
         need(row, columns.answer)
     value = find(row, columns.answer)
     if columns.answer_after and isinstance(value, str):
-        _, mark, value = value.rpartition(columns.answer_after)
-        if not mark:
+        value = after_mark(value, columns.answer_after)
+        if value is None:
             raise BadRow(f"{columns.answer} does not hold {columns.answer_after!r}")
-        value = value.strip()
     return value if free and value in (-1, "-1") else given(value)
+
+
+def after_mark(text: str, mark: str) -> str | None:
+    """What stands after the last mark, or None where there is none; of a mark that opens a brace what is inside."""
+    _, found, rest = text.rpartition(mark)
+    if not found:
+        return None
+    depth = 1
+    for place, letter in enumerate(rest if mark.endswith("{") else ""):
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        if not depth:
+            return rest[:place].strip()
+    return rest.strip()
 
 
 def _list(answer: Any) -> list[Any]:

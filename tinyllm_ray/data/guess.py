@@ -12,13 +12,14 @@ from tinyllm_ray.config import UserError
 from tinyllm_ray.data.answers import Tally
 from tinyllm_ray.data.choices import read_choices
 from tinyllm_ray.data.fields import BadRow, OtherKind, find, has
-from tinyllm_ray.data.formats import Parts, paths_read, read_parts, to_question
+from tinyllm_ray.data.formats import Parts, after_mark, paths_read, read_parts, to_question
 from tinyllm_ray.schema import LAYOUTS, Dataset
 from tinyllm_ray.tasks import number
 
 _SURE = 0.75  # how much of a layout's columns a file has to have, and of a file's columns the layout
 _MANY_FIELDS = 6  # so many names do not come together by chance
 _MOST_LABELS = 20
+_MARKS = ("####", "\\boxed{")  # before the final answer of a worked solution
 
 
 def _words(names: str) -> list[str]:
@@ -26,17 +27,18 @@ def _words(names: str) -> list[str]:
 
 
 _QUESTIONS = _words(
-    "question question_text question.stem query stem problem prompt hypothesis goal sentence sentence2 body ctx input "
-    "text"
+    "question question_text question.stem query stem problem prompt instruction hypothesis goal sentence sentence2 "
+    "body ctx input text"
 )
 _CHOICES = _words("choices options question.choices candidates answers endings alternatives answer_choices opts")
 _ANSWERS = _words(
-    "answerkey answer_key answer_idx answer_index correct_option correct_answer answer label gold gold_label correct "
-    "target cop solution output final_decision"
+    "answerkey answer_key answer_idx answer_index correct_option correct_answer answers.text answer.text answer.value "
+    "answer label gold gold_label correct target cop solution output final_decision"
 )
-_CONTEXTS = _words("context passage premise article support background story document paragraph sentence1")
+_CONTEXTS = _words("context passage premise article support background story document paragraph sentence1 input")
 _IDS = _words("uid qid question_id _id example_id idx guid pubid")
 _ONE_OF_SEVERAL = re.compile(r"(?i)(op|opt|option|choice|answer|ending|sol|solution|candidate)?[ _-]?([a-j]|\d{1,2})")
+_RIGHT = ("correct", "is_correct", "isCorrect", "is_right", "right")  # marks of a choice
 _WRONG = re.compile(r"(?i)(distractors?|(incorrect|wrong)[ _]?(answer|option|choice)s?)[ _-]?(\d*|[a-j])")
 
 
@@ -106,7 +108,8 @@ def _by_names(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     wrong = sorted(name for name in _columns(rows) if _WRONG.fullmatch(name))
     choices: str | list[str] | None = _one_column(rows) or _several_columns(rows)
     taken = {question, context, *wrong, *([choices] if isinstance(choices, str) else choices or [])}
-    answer = next((name for name in _all_named(rows, _ANSWERS) if name not in taken), "") or _right_answer(rows, taken)
+    answer = next((name for name in _all_named(rows, _ANSWERS) if name.partition(".")[0] not in taken), "")
+    answer = answer or (_marks(rows, choices) if isinstance(choices, str) else "") or _right_answer(rows, taken)
     if not answer:
         raise UserError(
             f"no column looks like the answer; the columns are {', '.join(_columns(rows))}; write the section by hand: "
@@ -122,8 +125,15 @@ def _by_names(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found |= {key: name for key, name in defaults.items() if name and name != usual.get(key)}
     section: dict[str, Any] = {"format": "columns"}
     if not choices and not wrong:
-        section |= _free_task([find(row, answer) for row in rows])
+        answers = [find(row, answer) for row in rows]
+        mark = next((mark for mark in _MARKS if _all_hold(answers, mark)), None)
+        found |= {"answer_after": mark} if mark else {}
+        section |= _free_task([after_mark(text, mark) for text in answers] if mark else answers)
     return section | ({"columns": found} if found else {})
+
+
+def _all_hold(answers: Sequence[Any], mark: str) -> bool:
+    return all(isinstance(answer, str) and mark in answer for answer in answers)
 
 
 def _free_task(answers: Sequence[Any]) -> dict[str, Any]:
@@ -157,6 +167,15 @@ def _several_columns(rows: Sequence[dict[str, Any]]) -> list[str] | None:
             families.setdefault(f"{(match[1] or '').lower()}{match[2].isdigit()}", []).append(name)
     largest = max(families.values(), key=len, default=[])
     return sorted(largest) if len(largest) >= 2 else None
+
+
+def _marks(rows: Sequence[dict[str, Any]], choices: str) -> str:
+    """answers.correct of [{"text": "cork", "correct": true}, ...]: a mark for each choice, one of them true."""
+    for mark in _RIGHT:
+        found = [find(row, f"{choices}.{mark}") for row in rows]
+        if all(isinstance(marks, list) and sum(one is True for one in marks) == 1 for marks in found):
+            return f"{choices}.{mark}"
+    return ""
 
 
 def _right_answer(rows: Sequence[dict[str, Any]], taken: set[str]) -> str:

@@ -21,7 +21,7 @@ from tinyllm_ray.data.readers import SUPPORTED, Unreadable
 from tinyllm_ray.data.scan import scan
 from tinyllm_ray.data.splits import NAMES_OF_SPLITS, iterate_rows
 from tinyllm_ray.rows import SPLITS, Rejected
-from tinyllm_ray.schema import Dataset
+from tinyllm_ray.schema import LAYOUTS, Dataset
 
 _FIRST_ROWS = 200
 _SHOWN = 160  # characters of a value
@@ -108,10 +108,23 @@ def _first_rows(files: dict[str, list[str]]) -> list[dict[str, Any]]:
 
 def _section(guessed: dict[str, Any], folder: str, files: dict[str, list[str]]) -> dict[str, Any]:
     last = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.rpartition("/")[2]).strip("-._")
-    name = guessed["format"] if guessed["format"] != "columns" else last.lower() or "mine"
+    name = guessed["format"] if _says(guessed["format"], files) else last.lower() or "mine"
     splits = {split: [file.removeprefix(f"{folder}/") for file in uris] for split, uris in files.items()}
     names = {split: uris[0] if len(uris) == 1 else uris for split, uris in splits.items()}
     return {"name": name, **guessed, "path": folder, "splits": names}
+
+
+def _says(layout: str, files: dict[str, list[str]]) -> bool:
+    """Whether the files' own names say that they are this dataset, and not merely written in its way."""
+    if layout not in LAYOUTS:
+        return False
+    names = [layout, LAYOUTS[layout]["title"], LAYOUTS[layout]["source"].partition(",")[0].rpartition("/")[2]]
+    said = [_bare(uri) for uris in files.values() for uri in uris]
+    return any(_bare(name) in uri for name in names for uri in said)
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _count(

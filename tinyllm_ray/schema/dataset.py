@@ -44,7 +44,10 @@ class Columns(Section):
         "from 0 or from 1; value: a free answer as it is (tasks number and text). null: the one that fits all rows",
     )
     answer_after: str | None = Field(
-        None, min_length=1, description="only what stands after the last of these marks is the answer, such as ####"
+        None,
+        min_length=1,
+        description="only what stands after the last of these marks is the answer, such as ####; of a mark that ends "
+        "with {, as of LaTeX's boxed, what stands up to its closing brace",
     )
     accepted: str | None = Field(None, description="further right answers, a text or a list (task text)")
 
