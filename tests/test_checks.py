@@ -30,3 +30,15 @@ def test_more_ranks_than_shards_or_questions_of_a_step_are_refused_before_anythi
 def test_a_loss_term_that_cannot_be_imported_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"loss.custom.far.path: no_package:term cannot be imported"):
         checked(tmp_path, "loss.custom.far.path=no_package:term")
+
+
+def test_question_files_that_cannot_be_had_are_asked_for_once(tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, sizes=SIZES)
+    (tmp_path / "train.jsonl").write_bytes(b"")
+    with Session(load_experiment(path), say=print) as session:
+        mistakes = []
+        for _ in range(2):
+            with pytest.raises(UserError) as caught:
+                _ = session.questions
+            mistakes.append(caught.value)
+    assert mistakes[0] is mistakes[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "tinyllm_ray"
-BASE = {"config", "schema", "rows", "storage", "redact", "lock", "outside"}
+BASE = {"config", "schema", "rows", "storage", "patience", "redact", "lock", "outside"}
 MAY_IMPORT = {  # beside itself; who is above a line may import what is below it, never the other way
     "cli": {"stages", "checks", "session", "tuning", "report", "tracking", "student", "data", "cluster", "terminal"},
     "stages": {"checks", "session", "tuning", "report", "tracking", "miniature", "teachers", "student", "data"},

@@ -1,4 +1,3 @@
-import errno
 import os
 import threading
 from pathlib import Path
@@ -78,58 +77,6 @@ def test_a_missing_file_is_missing_at_once(tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             read(f"{tmp_path}/none")
     assert not storage.exists(f"{tmp_path}/none")
-
-
-def test_a_transient_error_is_tried_again_and_a_full_disk_is_not() -> None:
-    tries: list[int] = []
-
-    def passes_on_the_third() -> str:
-        tries.append(1)
-        if len(tries) < 3:
-            raise OSError("connection reset")
-        return "read"
-
-    def full() -> None:
-        tries.append(1)
-        raise OSError(errno.ENOSPC, "no space left")
-
-    assert storage._retry(passes_on_the_third) == "read"
-    assert len(tries) == 3
-    tries.clear()
-    with pytest.raises(OSError, match="no space left"):
-        storage._retry(full)
-    assert len(tries) == 1
-
-
-@pytest.mark.parametrize(
-    ("error", "passes"),
-    [
-        (OSError(errno.ECONNRESET, "reset"), True),
-        (OSError(errno.ESTALE, "stale file handle"), True),
-        (OSError("AWS Error NETWORK_CONNECTION during PutObject operation: curlCode: 7"), True),
-        (OSError("AWS Error SLOW_DOWN during PutObject operation: reduce your request rate"), True),
-        (OSError("AWS Error UNKNOWN (HTTP status 503) during HeadObject operation"), True),
-        (FileNotFoundError(errno.ENOENT, "no such file"), False),
-        (OSError(errno.EROFS, "read-only"), False),
-        (OSError(errno.ENAMETOOLONG, "too long"), False),
-        (OSError("AWS Error ACCESS_DENIED during PutObject operation"), False),
-        (OSError("When reading 'connections/network.json': AWS Error ACCESS_DENIED during HeadObject"), False),
-        (OSError("Couldn't deserialize thrift: TProtocolException: Invalid data"), False),
-        (OSError("Corrupt snappy compressed data."), False),
-    ],
-)
-def test_only_an_error_that_can_pass_is_waited_for(error: OSError, passes: bool) -> None:
-    assert storage.may_pass(error) is passes
-
-
-def test_waiting_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    def never() -> None:
-        raise OSError(errno.ECONNREFUSED, "Connection refused", "http://me:hunter22@host")
-
-    with pytest.raises(OSError, match="refused"):
-        storage._retry(never, patience_s=0.3)
-    assert len(caplog.messages) == 1 and "Connection refused" in caplog.text and "tried again for 0 s" in caplog.text
-    assert "hunter22" not in caplog.text
 
 
 @pytest.mark.parametrize("uri", ["foo://x/y", "s3:///x", "file://x", "s3://b/a b", "s3://b?x=1"])

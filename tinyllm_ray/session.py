@@ -43,9 +43,22 @@ class Session:
     ) -> None:
         self._opened.__exit__(error_type, error, trace)
 
-    @functools.cached_property
+    @property
     def questions(self) -> dict[str, QuestionFile]:
-        """The question file of every split that there is; bad rows are set aside and counted."""
+        """The question file of every split that there is; bad rows are set aside and counted. Raises UserError."""
+        if isinstance(self._questions, UserError):
+            raise self._questions
+        return self._questions
+
+    @functools.cached_property
+    def _questions(self) -> dict[str, QuestionFile] | UserError:
+        """Mistakes are kept too: who asks again must not wait again for a server that does not answer."""
+        try:
+            return self._prepare_questions()
+        except UserError as mistake:
+            return mistake
+
+    def _prepare_questions(self) -> dict[str, QuestionFile]:
         if self.experiment.dataset.format == "miniature":
             from tinyllm_ray.miniature.world import prepare_world
 

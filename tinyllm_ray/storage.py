@@ -1,42 +1,28 @@
 """Files anywhere: a local absolute path or a cloud URI (s3://, gs://, file://) in, bytes, JSON or Arrow tables out.
 
-Writes are atomic (a reader sees the whole file or none); transient storage errors are retried for `RETRY_S` seconds.
+Writes are atomic (a reader sees the whole file or none); how long a storage is waited for stands in `patience.py`.
 """
 
 import errno
 import io
 import json
-import logging
 import os
-import re
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from tinyllm_ray.patience import CONTENT_S, LISTING_S, RETRY_S, first_line, is_remote, retry
 from tinyllm_ray.redact import redact_text
 from tinyllm_ray.schema.base import STORAGE_SCHEMES, UserError
 
-RETRY_S = 90.0
-SAY_EVERY_S = 10.0
-_PASSING = {
-    *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ESTALE, errno.EPIPE, errno.ETIMEDOUT),
-    *(errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH),
-    *(errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH),
-}
-_PASSING_TEXT = re.compile(
-    r"(?i)network|connect|curlCode|timed?[ _-]?out|temporar|unavailable|throttl|slow[ _]?down"
-    r"|internal[ _](failure|error)|HTTP status 5\d\d"
-)
-_log = logging.getLogger(__name__)
-T = TypeVar("T")
+GOOGLE_TRIES_S = 10
 
 
 def join(base: str, *parts: str) -> str:
@@ -44,7 +30,7 @@ def join(base: str, *parts: str) -> str:
 
 
 def is_local(uri: str) -> bool:
-    return "://" not in uri or uri.startswith("file://")
+    return not is_remote(uri)
 
 
 def local_path(uri: str) -> Path:
@@ -52,11 +38,11 @@ def local_path(uri: str) -> Path:
 
 
 def exists(uri: str) -> bool:
-    return _retry(lambda: _info(uri).type != pafs.FileType.NotFound)
+    return _info(uri).type != pafs.FileType.NotFound
 
 
 def is_folder(uri: str) -> bool:
-    return _retry(lambda: _info(uri).type == pafs.FileType.Directory)
+    return _info(uri).type == pafs.FileType.Directory
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
@@ -72,10 +58,10 @@ def read_bytes(uri: str) -> bytes:
         with filesystem.open_input_stream(path, compression=None) as stream:
             return stream.read()
 
-    return _retry(read)
+    return retry(read, uri, answer_s=CONTENT_S)
 
 
-def write_bytes(uri: str, data: bytes, *, patience_s: float | None = None) -> None:
+def write_bytes(uri: str, data: bytes, *, patience_s: float = RETRY_S) -> None:
     """Atomic: a temporary file renamed on local disks, one put on object stores."""
     _write(uri, lambda stream: stream.write(data), patience_s=patience_s)
 
@@ -83,12 +69,12 @@ def write_bytes(uri: str, data: bytes, *, patience_s: float | None = None) -> No
 def open_file(uri: str) -> pa.NativeFile:
     """A file open for reading at any position. Raises FileNotFoundError."""
     filesystem, path = _resolve(uri)
-    return _retry(lambda: filesystem.open_input_file(path))
+    return retry(lambda: filesystem.open_input_file(path), uri)
 
 
 def stamp(uri: str) -> str:
     """Size and time of change, to see whether a file is still the one that was read. Raises FileNotFoundError."""
-    info = _retry(lambda: _info(uri))
+    info = _info(uri)
     if info.type == pafs.FileType.NotFound:
         raise FileNotFoundError(errno.ENOENT, "no such file", uri)
     return f"{info.size} bytes, {info.mtime_ns}"
@@ -96,7 +82,7 @@ def stamp(uri: str) -> str:
 
 def modified_s(uri: str) -> float:
     """When a file was last written, by the storage's own clock, in seconds since 1970. Raises FileNotFoundError."""
-    info = _retry(lambda: _info(uri))
+    info = _info(uri)
     if info.type == pafs.FileType.NotFound:
         raise FileNotFoundError(errno.ENOENT, "no such file", uri)
     return info.mtime_ns / 1e9
@@ -114,7 +100,8 @@ def list_sizes(folder: str, suffix: str = "") -> dict[str, int]:
 
 def _listed(folder: str, suffix: str) -> dict[str, pafs.FileInfo]:
     filesystem, path = _resolve(folder)
-    infos = _retry(lambda: filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True)))
+    everything = pafs.FileSelector(path, recursive=True, allow_not_found=True)
+    infos = retry(lambda: filesystem.get_file_info(everything), folder, answer_s=LISTING_S)
     found = {
         join(folder, info.path[len(path.rstrip("/")) + 1 :]): info
         for info in infos
@@ -125,7 +112,7 @@ def _listed(folder: str, suffix: str) -> dict[str, pafs.FileInfo]:
 
 def size(uri: str) -> int:
     """Bytes of a file; 0 where it is not there."""
-    return _retry(lambda: _info(uri)).size or 0
+    return _info(uri).size or 0
 
 
 def put_file(source: Path, uri: str) -> None:
@@ -149,7 +136,11 @@ def write_json(uri: str, value: Any) -> None:
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     """Raises FileNotFoundError, or pa.ArrowException or OSError where the file is damaged."""
     filesystem, path = _resolve(uri)
-    return _retry(lambda: pq.read_table(path, columns=columns, filesystem=filesystem, page_checksum_verification=True))
+
+    def read() -> pa.Table:
+        return pq.read_table(path, columns=columns, filesystem=filesystem, page_checksum_verification=True)
+
+    return retry(read, uri, answer_s=CONTENT_S)
 
 
 def write_table(uri: str, table: pa.Table) -> None:
@@ -186,16 +177,16 @@ def remove(uri: str) -> None:
     """One file; no error where it is not there."""
     filesystem, path = _resolve(uri)
     if exists(uri):
-        _retry(lambda: filesystem.delete_file(path))
+        retry(lambda: filesystem.delete_file(path), uri)
 
 
 def remove_folder(uri: str) -> None:
     filesystem, path = _resolve(uri)
     if exists(uri):
-        _retry(lambda: filesystem.delete_dir(path))
+        retry(lambda: filesystem.delete_dir(path), uri)
 
 
-def _write(uri: str, fill: Callable[[pa.NativeFile], Any], *, patience_s: float | None = None) -> None:
+def _write(uri: str, fill: Callable[[pa.NativeFile], Any], *, patience_s: float = RETRY_S) -> None:
     filesystem, path = _resolve(uri, patience_s=patience_s)
     folder, _, name = path.rpartition("/")
     local = isinstance(filesystem, pafs.LocalFileSystem)
@@ -213,51 +204,27 @@ def _write(uri: str, fill: Callable[[pa.NativeFile], Any], *, patience_s: float 
             if local and os.path.exists(target):
                 os.unlink(target)
 
-    _retry(write, patience_s=patience_s)
+    retry(write, uri, patience_s=patience_s, answer_s=CONTENT_S)
 
 
-def _resolve(uri: str, *, patience_s: float | None = None) -> tuple[pafs.FileSystem, str]:
+def _resolve(uri: str, *, patience_s: float = RETRY_S) -> tuple[pafs.FileSystem, str]:
     if "://" not in uri:
         return pafs.LocalFileSystem(), os.path.abspath(uri)
     try:
-        return _retry(lambda: pafs.FileSystem.from_uri(uri), patience_s=patience_s)
+        return retry(lambda: pafs.FileSystem.from_uri(_bounded(uri)), uri, patience_s=patience_s)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeEncodeError) as error:
         raise UserError(
-            f"{redact_text(uri)} is no address of storage: {_first_line(error)}; allowed is a path, or "
+            f"{redact_text(uri)} is no address of storage: {first_line(error)}; allowed is a path, or "
             f"{', '.join(f'{scheme}://' for scheme in STORAGE_SCHEMES)}"
         ) from None
 
 
+def _bounded(uri: str) -> str:
+    """Google's client itself tries for a quarter of an hour, and says nothing meanwhile."""
+    google = uri.startswith(("gs://", "gcs://")) and "?" not in uri
+    return f"{uri}?retry_limit_seconds={GOOGLE_TRIES_S}" if google else uri
+
+
 def _info(uri: str) -> pafs.FileInfo:
     filesystem, path = _resolve(uri)
-    return filesystem.get_file_info(path)
-
-
-def _retry(action: Callable[[], T], *, patience_s: float | None = None) -> T:
-    """Try again with growing pauses while the error may pass, and say so; a missing file or a full disk will not."""
-    deadline, pause = time.monotonic() + (RETRY_S if patience_s is None else patience_s), 0.25
-    last_said = -SAY_EVERY_S
-    while True:
-        try:
-            return action()
-        except OSError as error:
-            left = deadline - time.monotonic()
-            if not may_pass(error) or left < pause:
-                raise
-            if time.monotonic() - last_said >= SAY_EVERY_S:
-                last_said = time.monotonic()
-                _log.warning("storage: %s; tried again for %.0f s more", redact_text(_first_line(error)), left)
-        time.sleep(pause)
-        pause = min(pause * 2, 8.0)
-
-
-def may_pass(error: OSError) -> bool:
-    """Whether trying again can help: networks, servers and shared disks come back; the rest stays as it is."""
-    if error.errno is not None:
-        return error.errno in _PASSING
-    without_names = re.sub(r"'[^']*'", "", str(error))  # a bucket may be called connections
-    return bool(_PASSING_TEXT.search(without_names))
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return retry(lambda: filesystem.get_file_info(path), uri)

@@ -77,20 +77,20 @@ _OF_FIELDS = {
     "uri": "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
     "url": "put the key in an environment variable and name it in api_key_env",
 }
-_OF_SCHEMES = {
-    "s3": "leave them out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    "gs": "leave them out and set GOOGLE_APPLICATION_CREDENTIALS",
-    "gcs": "leave them out and set GOOGLE_APPLICATION_CREDENTIALS",
-    "abfs": "leave them out and set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
-    "abfss": "leave them out and set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
-    "hf": "leave them out and set HF_TOKEN",
+_GOOGLE, _AZURE = "GOOGLE_APPLICATION_CREDENTIALS", "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
+CREDENTIALS_OF = {  # scheme of an address -> the environment variables that its storage reads
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    **{"gs": _GOOGLE, "gcs": _GOOGLE, "abfs": _AZURE, "abfss": _AZURE},
+    "hf": "HF_TOKEN",
+    "hdfs": "JAVA_HOME, HADOOP_HOME and CLASSPATH",
 }
 
 
 def _where_instead(address: str, field: str) -> str:
     scheme = address.partition("://")[0].lower()
     in_a_variable = "set an environment variable and write ${ITS_NAME} in their place, as in ?sig=${DATA_SIGNATURE}"
-    return _OF_FIELDS.get(field) or _OF_SCHEMES.get(scheme) or in_a_variable
+    of_scheme = f"leave them out and set {CREDENTIALS_OF[scheme]}" if scheme in CREDENTIALS_OF else ""
+    return _OF_FIELDS.get(field) or of_scheme or in_a_variable
 
 
 STORAGE_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs")

@@ -11,6 +11,7 @@ from types import TracebackType
 
 import typer
 
+from tinyllm_ray.patience import is_waiting
 from tinyllm_ray.redact import redact_text
 from tinyllm_ray.terminal.failures import message_of
 from tinyllm_ray.terminal.output import Output
@@ -19,7 +20,20 @@ OUTPUT = Output()
 
 
 def run_command(app: typer.Typer) -> None:
-    """With --json, stdout holds one JSON object also where the command fails: {"error": the message}."""
+    """With --json, stdout holds one JSON object also where the command fails: {"error": the message}.
+
+    Libraries of storage wait at their end for what they were asked, so a command that gave a storage up leaves at once.
+    """
+    try:
+        _run(app)
+    except SystemExit as end:
+        if not is_waiting():
+            raise
+        OUTPUT.flush()
+        os._exit(end.code if isinstance(end.code, int) else 0)
+
+
+def _run(app: typer.Typer) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours are made by rich
     OUTPUT.claim_stdout(as_json="--json" in sys.argv[1:])

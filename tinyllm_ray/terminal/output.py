@@ -29,6 +29,10 @@ class Output:
         self._written = True
         print(text, file=self._stdout)
 
+    def flush(self) -> None:
+        for stream in (self._stdout, sys.stdout, sys.stderr):
+            stream.flush()
+
     def write_error(self, message: str) -> None:
         """With --json {"error": message} on stdout, unless a result stands there already."""
         if self._as_json and not self._written:
