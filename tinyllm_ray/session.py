@@ -19,6 +19,7 @@ from tinyllm_ray.data.questions import QuestionFile, describe, prepare_questions
 from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.terminal.progress import step
+from tinyllm_ray.terminal.texts import text_of_records
 
 if TYPE_CHECKING:
     from tinyllm_ray.tuning.training import Inputs
@@ -109,6 +110,11 @@ class Session:
         from tinyllm_ray.tuning.training import Inputs
 
         return Inputs(self.dir, self.questions, self.stores)
+
+    def say_where_records_are(self) -> None:
+        from tinyllm_ray.tracking.address import tracking_uri
+
+        self.say(text_of_records(tracking_uri(self.experiment, output_dir=self.dir)))
 
     def flush_tracker(self) -> None:
         """Upload what the tracker still holds; nothing where there was none to ask for."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def run(session: Session) -> dict[str, Any]:
     """Teachers, methods, search, report."""
     started = time.time()
-    check(session, "run")
+    _begin(session, "run")
     generated = _generate(session)
     methods = _methods(session, comparison(session.experiment), title="methods")
     result: dict[str, Any] = {
@@ -44,7 +44,7 @@ def generate(session: Session) -> dict[str, Any]:
 
 def ablate(session: Session) -> dict[str, Any]:
     """All variants of the ablation, the paired effects, the sentence that the data supports, and the page."""
-    check(session, "ablate")
+    _begin(session, "ablate")
     methods = _methods(session, ablation(session.experiment), title="ablation")
     page = report(session)
     return {"methods": methods, "conclusion": page["headline"]} | page
@@ -52,7 +52,7 @@ def ablate(session: Session) -> dict[str, Any]:
 
 def train(session: Session) -> dict[str, Any]:
     """The experiment's own method, once per seed, on every rank of the student pool; test is scored."""
-    check(session, "train")
+    _begin(session, "train")
     experiment = apply_method(session.experiment)
     variant = experiment.training.method.replace(":", "_")
     ends = _train_on_pool(session, experiment, variant=variant, seeds=experiment.seeds)
@@ -61,7 +61,7 @@ def train(session: Session) -> dict[str, Any]:
 
 def tune(session: Session) -> dict[str, Any]:
     """Search on validation; train the winner again over search.final_seeds and score it once on test."""
-    check(session, "tune")
+    _begin(session, "tune")
     return _tune(session)
 
 
@@ -127,6 +127,11 @@ def report(session: Session, *, redraw: bool = True) -> dict[str, Any]:
     session.flush_tracker()
     uri = tracking_uri(session.experiment, output_dir=session.dir)
     return make_report(session.experiment, output_dir=session.dir, uri=uri, redraw=redraw) | {"tracking_uri": uri}
+
+
+def _begin(session: Session, command: str) -> None:
+    check(session, command)
+    session.say_where_records_are()
 
 
 def _generate(session: Session) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def test_a_run_is_never_silent_for_long_and_a_rerun_says_what_was_found(tmp_path
     said = "\n".join(line for _, line in lines)
     assert re.search(r"methods: [\d,]+/120 steps, .*2 trainings, loss \d\.\d{3}, best accuracy \d\.\d{3}", said), said
     assert re.search(r"teacher one: 112/112 rows, .*done in 0\d:\d\d", said), said
+    assert said.index("MLflow: sqlite:///") < said.index("teacher one"), "where to look is said before the work begins"
     assert "\x1b" not in said and "━" not in said
     again, result = run_with_times(path)
     assert result["teacher_rows_generated"] == 0

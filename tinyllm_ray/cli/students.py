@@ -1,5 +1,6 @@
-"""Commands that use a trained student: evaluate and predict."""
+"""Commands that use a trained student: evaluate, predict, serve and export."""
 
+import signal
 from typing import Annotated
 
 import typer
@@ -7,6 +8,11 @@ import typer
 from tinyllm_ray import stages
 from tinyllm_ray.cli.base import ExperimentFile, Json, Overrides, app, finish, session_of
 from tinyllm_ray.config import UserError
+
+Model = Annotated[str, typer.Argument(help="a model folder, a trial's folder, models:/NAME@champion or a hub id")]
+Address = Annotated[str, typer.Option(help="of a Ray cluster; default: RAY_ADDRESS, or this machine")]
+Workers = Annotated[int, typer.Option(min=1, help="of the student pool")]
+Uri = Annotated[str, typer.Option(help="tracking URI, for models:/")]
 
 
 @app.command()
@@ -28,14 +34,14 @@ def evaluate(
 
 @app.command("predict")
 def predict_questions(
-    model: Annotated[str, typer.Argument(help="a model folder, a trial's folder, models:/NAME@champion or a hub id")],
+    model: Model,
     file: Annotated[str, typer.Argument(help="questions in a dataset's format; gold answers may be left out")],
     out: Annotated[str, typer.Option(help=".jsonl or .parquet; default: <FILE>.answers.jsonl here")] = "",
     rationales: Annotated[bool, typer.Option(help="also the student's own rationales, as each teacher")] = False,
     format: Annotated[str, typer.Option(help="as dataset.format")] = "jsonl",
-    workers: Annotated[int, typer.Option(min=1, help="of the student pool")] = 1,
-    address: Annotated[str, typer.Option(help="of a Ray cluster; default: RAY_ADDRESS, or this machine")] = "",
-    uri: Annotated[str, typer.Option(help="tracking URI, for models:/")] = "",
+    workers: Workers = 1,
+    address: Address = "",
+    uri: Uri = "",
     as_json: Json = False,
 ) -> None:
     """Answer a file of questions with a student, in the student pool; a stopped run goes on from where it was."""
@@ -48,3 +54,49 @@ def predict_questions(
     scored = f"; accuracy {result['accuracy']:.3f} of {result['known']} with a gold answer" if result["known"] else ""
     bad = f"; {result['rejected']} rows rejected: {result['rejected_path']}" if result["rejected"] else ""
     finish(result, as_json, f"{result['questions']} answers in {result['out']}{scored}{bad}")
+
+
+@app.command("serve")
+def serve_student(
+    model: Model,
+    host: Annotated[str, typer.Option(help="anyone who reaches it may ask: there is no password")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    workers: Workers = 1,
+    address: Address = "",
+    uri: Uri = "",
+    as_json: Json = False,
+) -> None:
+    """Answer questions over HTTP until Ctrl-C: Ray Serve, a replica for each worker of the student pool."""
+    from tinyllm_ray.deploy.server import check_port, serving, vllm_command
+    from tinyllm_ray.student.predict_file import student_pool
+    from tinyllm_ray.tracking.find import find_model
+
+    found = find_model(model, uri=uri)
+    openai = vllm_command(found)
+    check_port(host, port)
+    with student_pool(workers=workers, address=address) as pool, serving(found, pool=pool, host=host, port=port) as url:
+        lines = [f"{model} answers at {url}/answer, health at {url}/health; to try it in a browser: {url}/docs"]
+        lines += [f"an OpenAI-compatible server for it is vLLM's own: {openai}"] if openai else []
+        finish({"url": url, "workers": workers, "openai_command": openai}, as_json, "\n".join(lines))
+        signal.pause()
+
+
+@app.command("export")
+def export_student(
+    model: Annotated[str, typer.Argument(help="as for predict; for a hub also a store of rationales")],
+    to: Annotated[str, typer.Option(help="onnx, gguf or hub", show_default=False)],
+    out: Annotated[str, typer.Option(help="folder (onnx) or file (gguf); default: the trial's name, here")] = "",
+    repo: Annotated[str, typer.Option(help="OWNER/NAME on the hub")] = "",
+    public: Annotated[bool, typer.Option("--public", help="a new repository that everyone sees; else private")] = False,
+    uri: Uri = "",
+    as_json: Json = False,
+) -> None:
+    """Write a student as ONNX for CPUs or as GGUF for llama.cpp, or upload it, or a store, to a hub."""
+    from tinyllm_ray.deploy.export import check_export, export
+    from tinyllm_ray.deploy.hub import is_store
+    from tinyllm_ray.tracking.find import find_model
+
+    check_export(to, out=out, repo=repo)
+    found = model if to == "hub" and is_store(model) else find_model(model, uri=uri)
+    result = export(found, to, out=out, repo=repo, public=public)
+    finish(result, as_json, f"exported to {result.get('out') or result['url']}")

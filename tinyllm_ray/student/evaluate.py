@@ -7,7 +7,7 @@ with the same arguments, computes its share of the batches and gets the whole; t
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from tinyllm_ray.student.objective import Term, cross_entropy, term_sums, token_
 from tinyllm_ray.student.packed import decoder_start, padded_attention, target_logits
 from tinyllm_ray.student.shards import gather_dict, gather_rows, rank, share_between, world_size
 from tinyllm_ray.tasks.registry import task_of
+from tinyllm_ray.terminal.progress import step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,6 +48,7 @@ class Reader:
     tokenizer: StudentTokenizer
     student: Student
     batch_size: int
+    on_batch: Callable[[int], object] = lambda questions: None  # called after each batch, for progress
 
     def sources(self, prefix: str, questions: Sequence[Question]) -> list[list[int]]:
         encoded = self.tokenizer.sources([student_input(prefix, question) for question in questions])
@@ -77,10 +79,11 @@ def evaluate(
     evaluation: Evaluation,
     rationale_prefixes: Mapping[str, str] | None = None,
     rationale_questions: int = 0,
+    on_batch: Callable[[int], object] = lambda questions: None,
 ) -> tuple[dict[str, float], list[Prediction]]:
     """Metrics `eval/...` and a prediction for each question; the first `rationale_questions` with the student's own
     rationales, one for each entry of `rationale_prefixes` (teacher -> task prefix)."""
-    reader = Reader(model, tokenizer, student, evaluation.batch_size)
+    reader = Reader(model, tokenizer, student, evaluation.batch_size, on_batch)
     predictions = answer_questions(
         reader,
         questions,
@@ -142,9 +145,13 @@ def evaluate_folder(folder: str, experiment: Experiment, *, questions: str) -> d
     limits = student.model_dump(include={"max_input_tokens", "max_label_tokens"})
     counts = count_scored(questions, {"prefixes": [student.label_prefix], **limits}, tokenizer)
     check_counts(as_plain(counts, ["input", LABEL]), questions, experiment)
-    metrics, _ = evaluate(model, tokenizer, questions=asked, student=student, evaluation=experiment.evaluation)
-    reader = Reader(model, tokenizer, student, experiment.evaluation.batch_size)
-    metrics |= latency(reader, asked, experiment.evaluation)
+    evaluation = experiment.evaluation
+    passes = 2 if evaluation.by == "both" else 1
+    with step("evaluate", total=passes * len(asked), unit="questions") as bar:
+        metrics, _ = evaluate(
+            model, tokenizer, questions=asked, student=student, evaluation=evaluation, on_batch=bar.advance
+        )
+    metrics |= latency(Reader(model, tokenizer, student, evaluation.batch_size), asked, evaluation)
     return {**metrics, "questions": len(asked), "parameters": parameter_count(model)}
 
 
@@ -170,6 +177,7 @@ def choice_scores(reader: Reader, questions: Sequence[Question]) -> list[list[fl
         }
         for source, target in zip(which, targets, strict=True):  # choices of the same tokens have the same score
             scores.setdefault(places[source], []).append(means[first[source, *target]])
+        reader.on_batch(len(places))
     every = gather_dict(scores)
     for i, question in enumerate(questions):
         if not np.isfinite(every[i]).all():
@@ -208,6 +216,7 @@ def generate(reader: Reader, questions: Sequence[Question], *, prefix: str, max_
         new = output if tokenizer.encoder_decoder else output[:, longest:]
         for place, row in zip(places, new.tolist(), strict=True):
             texts[place] = tokenizer.decode(row)
+        reader.on_batch(len(places))
     every = gather_dict(texts)
     return [every[i] for i in range(len(questions))]
 

@@ -57,7 +57,7 @@ def make_job(model: str, file: str, *, out: str, form: str, rationales: bool) ->
 
 
 @contextmanager
-def student_pool(*, workers: int, address: str) -> Iterator[Pool]:
+def student_pool(*, workers: int, address: str) -> Iterator[StudentPool]:
     """Ray with a student pool of so many workers, a GPU each where there are some."""
     import ray
 

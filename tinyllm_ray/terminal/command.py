@@ -58,8 +58,8 @@ def _print_fault(kind: type[BaseException], error: BaseException, trace: Traceba
 
 
 def _stop(number: int, _: object) -> None:
-    following = sys.argv[1:2] == ["submit"]  # what still runs is said by `submit` itself
-    _fail("stopped" if following else "stopped; the same command continues from here", 128 + number)
+    ends = sys.argv[1:2] in (["submit"], ["serve"])  # what still runs is said by `submit` itself
+    _fail("stopped" if ends else "stopped; the same command continues from here", 128 + number)
 
 
 def _fail(message: str, code: int) -> None:

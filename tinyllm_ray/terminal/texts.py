@@ -22,11 +22,15 @@ def text_of_run(result: dict[str, Any]) -> str:
         f"teacher rows generated: {result['teacher_rows_generated']}",
         result["headline"],
         f"report: {result['report']}",
-        f"MLflow: {result['tracking_uri']}  ({_how_to_open(result['tracking_uri'])})",
+        text_of_records(result["tracking_uri"]),
         f"all trainings side by side: {result['comparison']}",
     ]
     return "\n".join(lines)
 
 
-def _how_to_open(uri: str) -> str:
-    return uri if uri.startswith("http") else f"make ui, or: mlflow ui --workers 1 --backend-store-uri {uri}"
+def text_of_records(uri: str) -> str:
+    """Where MLflow's records are, and how they are opened."""
+    if uri.startswith("http"):
+        return f"MLflow: {uri}"
+    server = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --host 127.0.0.1 --port 5000"
+    return f"MLflow: {uri}  (open it with: {server} --backend-store-uri {uri})"

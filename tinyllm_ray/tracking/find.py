@@ -28,6 +28,12 @@ def find_model(name: str, *, uri: str = "") -> str:
     return name
 
 
+def name_of_model(found: str) -> str:
+    """outputs/mine/trials/KEY/model -> KEY; of any other folder or hub id its last part."""
+    path = Path(found)
+    return path.parent.name if path.name == "model" else path.name
+
+
 def _is_model(folder: str) -> bool:
     return storage.exists(storage.join(folder, "config.json"))
 

@@ -1,0 +1,62 @@
+"""A student served on this machine or on a joined cluster: a model in, an address that answers until the end.
+
+with serving("outputs/mine/trials/KEY", pool=pool, host="127.0.0.1", port=8000) as url: ...
+"""
+
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tinyllm_ray.config import UserError
+from tinyllm_ray.schema import StudentPool
+from tinyllm_ray.terminal.progress import step
+
+NAME = "tinyllm-ray-student"
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises UserError where the address is not free on this machine."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host, port))
+        except OSError as error:
+            raise UserError(f"{host}:{port} cannot be listened on ({error.strerror}); give another --port") from None
+
+
+@contextmanager
+def serving(model: str, *, pool: StudentPool, host: str, port: int) -> Iterator[str]:
+    """Ray is running. The application is removed at the end; on a cluster Ray itself goes on."""
+    from ray import serve
+
+    from tinyllm_ray.deploy.application import Served, build
+
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    quiet = {"log_level": "WARNING", "enable_access_log": False}
+    with step("loading the student"):
+        serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
+        try:
+            serve.run(build(Served(model=model, pool=pool)), name=NAME, logging_config=quiet)
+        except RuntimeError as error:
+            serve.delete(NAME)
+            raise UserError(f"{model} cannot be served: {_reason(error)}") from None
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        serve.delete(NAME)
+
+
+def vllm_command(model: str) -> str:
+    """The command of an OpenAI-compatible server for a decoder-only student; empty for an encoder-decoder."""
+    from tinyllm_ray.schema import Student
+    from tinyllm_ray.student.model import kind_of
+
+    if kind_of(Student(model=model)) != "decoder":
+        return ""
+    return f"vllm serve {model} --host 127.0.0.1 --port 8001"
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of a replica's traceback, which Ray Serve puts into its own message."""
+    return next((line for line in reversed(str(error).strip().splitlines()) if line.strip()), "").strip()
