@@ -103,3 +103,11 @@ def test_folders_are_copied_and_removed(tmp_path: Path) -> None:
     storage.remove_folder(f"{tmp_path}/target")
     storage.remove_folder(f"{tmp_path}/target")
     assert not (tmp_path / "target").exists()
+
+
+def test_a_path_that_is_not_there_is_answered_with_the_nearest_one(tmp_path):
+    (tmp_path / "questions.jsonl").write_text("")
+    near = storage.nearest_path(str(tmp_path / "question.jsonl"))
+    assert near == f"; did you mean {tmp_path}/questions.jsonl?"
+    assert storage.nearest_path(str(tmp_path / "nothing" / "like")) == ""
+    assert storage.nearest_path("s3://bucket/questions.jsonl") == ""

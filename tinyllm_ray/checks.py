@@ -18,6 +18,7 @@ from tinyllm_ray.data import store
 from tinyllm_ray.data.gguf import is_gguf, unpack
 from tinyllm_ray.outside import load_outside
 from tinyllm_ray.schema import Choice, Experiment, Grid, Student
+from tinyllm_ray.schema.base import counted
 from tinyllm_ray.session import Session
 from tinyllm_ray.student.checks import check_ranks
 from tinyllm_ray.teachers.manifest import rationale_store
@@ -151,7 +152,7 @@ def _search(session: Session, command: str) -> Iterator[str]:
     samples = draw_samples(experiment.search) if experiment.search.searcher != "optuna" else []
     for overrides in samples[:PREVIEWED_SAMPLES]:
         apply_sample(experiment, overrides)
-    yield f"{len(samples) or experiment.search.num_samples} trials over {', '.join(experiment.search.space)}"
+    yield f"{counted(len(samples) or experiment.search.num_samples, 'trial')} over {', '.join(experiment.search.space)}"
 
 
 def _tracking(session: Session, command: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
 from tinyllm_ray.data.questions import read_questions
 from tinyllm_ray.schema import Experiment
-from tinyllm_ray.schema.base import did_you_mean
+from tinyllm_ray.schema.base import counted, did_you_mean
 from tinyllm_ray.session import Session
 from tinyllm_ray.tuning.methods import ablation, apply_method, comparison
 
@@ -73,10 +73,15 @@ def plan(session: Session) -> dict[str, Any]:
     experiment = session.experiment
     teachers = {teacher.name: teacher_rows(session, teacher.name) for teacher in experiment.teachers}
     trainings = len(comparison(experiment)) * len(experiment.seeds)
-    lines += [f"teacher {n}: {rows['wanted']} rationales wanted, {rows['found']} found" for n, rows in teachers.items()]
-    lines += [f"methods x seeds: {trainings} trainings of {experiment.training.steps} steps"]
+    lines += [
+        f"teacher {n}: {counted(rows['wanted'], 'rationale')} wanted, {rows['found']} found"
+        for n, rows in teachers.items()
+    ]
+    lines += [f"methods x seeds: {counted(trainings, 'training')} of {counted(experiment.training.steps, 'step')}"]
     if experiment.search.space:
-        lines += [f"search: {experiment.search.num_samples} samples over {', '.join(experiment.search.space)}"]
+        lines += [
+            f"search: {counted(experiment.search.num_samples, 'sample')} over {', '.join(experiment.search.space)}"
+        ]
     lines += [f"output: {session.dir}"]
     questions = {split: file.rows for split, file in session.questions.items()}
     shared = {split: file.shared for split, file in session.questions.items()}

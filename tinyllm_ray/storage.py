@@ -20,9 +20,16 @@ import pyarrow.parquet as pq
 
 from tinyllm_ray.patience import CONTENT_S, LISTING_S, RETRY_S, first_line, is_remote, retry
 from tinyllm_ray.redact import redact_text
-from tinyllm_ray.schema.base import STORAGE_SCHEMES, UserError
+from tinyllm_ray.schema.base import STORAGE_SCHEMES, UserError, did_you_mean
 
 GOOGLE_TRIES_S = 10
+
+
+def nearest_path(given: str) -> str:
+    """A sentence that names the file or folder of this machine that is nearest to what was given; empty for none."""
+    path = Path(given)
+    there = [str(path.parent / other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    return "" if "://" in given else did_you_mean(given, there)
 
 
 def join(base: str, *parts: str) -> str:

@@ -47,7 +47,7 @@ def test_the_example_of_the_page_is_answered_with_one_of_its_choices(answerer):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"question": "What?", "choices": ["red"]}, "1 choices were given; a question needs 2 to 26"),
+        ({"question": "What?", "choices": ["red"]}, "1 choice given; a question needs 2 to 26"),
         ({"question": " ", "choices": ["red", "green"]}, "`question` must be a text"),
         ({"question": "What?", "choises": ["red", "green"]}, "Extra inputs are not permitted"),
     ],

@@ -84,8 +84,8 @@ def test_the_examples_answer_is_one_of_its_choices(champion, model):
     ("row", "message"),
     [
         ({"question": "", "choices": ["a", "b"]}, "row 0: `question` must be a text"),
-        ({"question": "x", "choices": ["a"]}, "row 0: 1 choices were given"),
-        ("What floats?", "row 0: 0 choices were given"),
+        ({"question": "x", "choices": ["a"]}, "row 0: 1 choice given"),
+        ("What floats?", "row 0: 0 choices given"),
     ],
 )
 def test_a_row_that_cannot_be_answered_is_named(model, row, message):

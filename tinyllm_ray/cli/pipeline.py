@@ -8,6 +8,7 @@ import typer
 from tinyllm_ray import stages
 from tinyllm_ray.checks import check
 from tinyllm_ray.cli.base import ExperimentFile, Json, Overrides, app, finish, session_of
+from tinyllm_ray.schema.base import counted
 from tinyllm_ray.terminal.texts import text_of_methods, text_of_run
 
 
@@ -62,9 +63,9 @@ def tune(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json 
     """Search, train the winner again, score it once on test."""
     with session_of(experiment, overrides, writes=True) as session:
         result = stages.tune(session)
-    best, final = result["best"], result["final"]
+    best, final, trials = result["best"], result["final"], counted(result["trials"], "trial")
     lines = [
-        f"best of {result['trials']} trials: {best['overrides']}, validation {best['validation_accuracy']:.3f}",
+        f"best of {trials}: {best['overrides']}, validation {best['validation_accuracy']:.3f}",
         f"trained again, {final['split']} {final['mean']:.3f}",
         f"model: {result['champion']['model']}",
     ]

@@ -8,6 +8,7 @@ import typer
 from tinyllm_ray import stages
 from tinyllm_ray.cli.base import ExperimentFile, Json, Overrides, app, finish, session_of
 from tinyllm_ray.config import UserError
+from tinyllm_ray.schema.base import counted
 
 Model = Annotated[str, typer.Argument(help="a model folder, a trial's folder, models:/NAME@champion or a hub id")]
 Address = Annotated[str, typer.Option(help="of a Ray cluster; default: RAY_ADDRESS, or this machine")]
@@ -52,8 +53,8 @@ def predict_questions(
     with student_pool(workers=workers, address=address) as pool:
         result = predict_file(job, pool=pool)
     scored = f"; accuracy {result['accuracy']:.3f} of {result['known']} with a gold answer" if result["known"] else ""
-    bad = f"; {result['rejected']} rows rejected: {result['rejected_path']}" if result["rejected"] else ""
-    finish(result, as_json, f"{result['questions']} answers in {result['out']}{scored}{bad}")
+    bad = f"; {counted(result['rejected'], 'row')} rejected: {result['rejected_path']}" if result["rejected"] else ""
+    finish(result, as_json, f"{counted(result['questions'], 'answer')} in {result['out']}{scored}{bad}")
 
 
 @app.command("serve")

@@ -19,6 +19,7 @@ from tinyllm_ray.cluster.connect import cluster_address, join
 from tinyllm_ray.cluster.pools import GIB, bundle, local_node
 from tinyllm_ray.config import UserError
 from tinyllm_ray.schema import Experiment, Pool, Pools
+from tinyllm_ray.schema.base import counted
 
 POOLS = ("teacher", "student")
 LAUNCHER_CONFIG = "~/ray_bootstrap_config.yaml"  # where Ray's cluster launcher keeps its settings on the head
@@ -167,9 +168,9 @@ def why_pending(wanted: dict[str, float], pools: Pools, *, count: int, waited_s:
     if nodes:
         free, total = Counter(ray.available_resources()), ray.cluster_resources()
         used = ", ".join(f"{key} {free[key]:g} of {total[key]:g} free" for key in wanted)
-        return f"{start}; {len(nodes)} nodes could hold it and are in use ({used})"
+        return f"{start}; {counted(len(nodes), 'node')} could hold it, all in use ({used})"
     keys = f"pools.{names[0]}.*" if names else "the pools"
-    return f"{start}; no live node has that ({len(live_nodes())} nodes); start such a node or lower {keys}"
+    return f"{start}; no live node has that ({counted(len(live_nodes()), 'node')}); start such a node or lower {keys}"
 
 
 def _what_there_is(pools: Pools) -> tuple[list[NodeKind], str]:
@@ -199,8 +200,9 @@ def _check_schedule(experiment: Experiment) -> None:
     """Teachers that run at the same time need a worker each."""
     pools, teachers = experiment.pools, experiment.working_teachers
     if pools.schedule == "parallel" and len(teachers) > pools.teacher.workers:
+        workers = counted(pools.teacher.workers, "worker")
         raise UserError(
-            f"pools.schedule is parallel, but {len(teachers)} teachers would share {pools.teacher.workers} workers; "
+            f"pools.schedule is parallel, but {len(teachers)} teachers would share {workers}; "
             f"set pools.teacher.workers to at least {len(teachers)}, or pools.schedule to sequential"
         )
 

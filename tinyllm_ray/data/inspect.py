@@ -68,7 +68,7 @@ def _files(uri: str) -> tuple[str, dict[str, list[str]]]:
         place, split = _split_of(name.removeprefix(f"{uri}/"))
         sets.setdefault(place, {}).setdefault(split, []).append(name)
     if not sets and not storage.is_folder(uri):
-        raise UserError(f"there is no file or folder {uri}")
+        raise UserError(f"there is no file or folder {uri}{storage.nearest_path(uri)}")
     if not sets:
         raise UserError(f"{uri} holds no files of rows; supported are {SUPPORTED}")
     if len(sets) > 1 and "." not in sets:

@@ -15,6 +15,7 @@ from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
 from tinyllm_ray.rows import Prediction, Question
 from tinyllm_ray.schema import Evaluation, Experiment, Student, TaskName
+from tinyllm_ray.schema.base import counted
 from tinyllm_ray.student.checks import check_dtype
 from tinyllm_ray.student.evaluate import Reader, answer_questions, confidence
 from tinyllm_ray.student.model import load_folder
@@ -112,7 +113,7 @@ def _question(number: int, row: str | Mapping[str, Any], task: TaskName, labels:
     used = {"choice": [str(choice) for choice in given], "label": list(labels), "number": [], "text": []}[task]
     if task == "choice" and not 2 <= len(used) <= MAX_CHOICES:
         raise UserError(
-            f"row {number}: {len(used)} choices were given; a question needs 2 to {MAX_CHOICES}, as a list in "
+            f"row {number}: {counted(len(used), 'choice')} given; a question needs 2 to {MAX_CHOICES}, as a list in "
             "`choices`, or in a plain text as lines (a) ..., (b) ... below a line `Answer Choices:`"
         )
     return Question(str(number), question, used, "", context if isinstance(context, str) else "", [], task)

@@ -48,7 +48,7 @@ def make_job(model: str, file: str, *, out: str, form: str, rationales: bool) ->
         raise UserError(f"--format {form!r} is unknown{did_you_mean(form, formats)}; there is {', '.join(formats)}")
     files = sources.find(sources.absolute("."), sources.absolute(file))
     if not files:
-        raise UserError(f"there is no question file {file}")
+        raise UserError(f"there is no question file {file}{storage.nearest_path(file)}")
     out = sources.absolute(out or f"{file.rstrip('/').rpartition('/')[2].partition('.')[0]}.answers.jsonl")
     if not out.endswith((".jsonl", ".parquet")):
         raise UserError(f"--out {out} must end in .jsonl or .parquet")

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from tinyllm_ray.rows import Question
+from tinyllm_ray.schema.base import counted
 from tinyllm_ray.tasks.statements import MOST, REST, SAYS, after, before_new_question
 
 SCORINGS: tuple[str, ...] = ("ranking", "generation", "both")
@@ -33,7 +34,7 @@ _QUOTES_BEFORE, _QUOTES_AFTER, _MARKS = "\"'“‘*", "\"'”’*", ".,;:!?"
 
 def problem(question: Question) -> str:
     if not 2 <= len(question.choices) <= MAX_CHOICES:
-        return f"{len(question.choices)} choices; a question needs 2 to {MAX_CHOICES}"
+        return f"{counted(len(question.choices), 'choice')}; a question needs 2 to {MAX_CHOICES}"
     repeated = equal_choice(question.choices)
     if repeated:
         return f"two choices are {repeated[:60]!r}; each must be another text"

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from tinyllm_ray.schema.base import counted
+
 
 def text_of_methods(methods: dict[str, Any]) -> str:
     """A line for each method: its mean accuracy, then that of each seed."""
@@ -16,7 +18,7 @@ def text_of_run(result: dict[str, Any]) -> str:
     lines = [text_of_methods(result["methods"])]
     if result["search"]:
         search, final = result["search"], result["search"]["final"]
-        lines.append(f"search: {search['trials']} trials, best {search['best']['overrides']}")
+        lines.append(f"search: {counted(search['trials'], 'trial')}, best {search['best']['overrides']}")
         lines.append(f"{'winner, trained again':24} {final['split']} accuracy {final['mean']:.3f}")
     lines += [
         f"teacher rows generated: {result['teacher_rows_generated']}",

@@ -18,9 +18,7 @@ def find_model(name: str, *, uri: str = "") -> str:
     if inside:
         return str(Path(inside[0]).resolve()) if storage.is_local(inside[0]) else inside[0]
     if "://" in name or Path(name).exists() or name.count("/") > 1 or name.startswith((".", "/")):
-        folder = Path(name)
-        there = [p.name for p in folder.parent.iterdir()] if not folder.exists() and folder.parent.is_dir() else []
-        hint = did_you_mean(str(folder), [str(folder.parent / other) for other in there])
+        hint = "" if Path(name).exists() else storage.nearest_path(name)
         raise UserError(
             f"{name} holds no model (config.json, here or in model/){hint}; give a model folder, a trial's folder, "
             "models:/NAME@champion or a hub id"

@@ -6,6 +6,7 @@ In: an output folder. Out: kinds of files with their sizes; results, models, rat
 from dataclasses import dataclass
 
 from tinyllm_ray import storage
+from tinyllm_ray.schema.base import counted
 from tinyllm_ray.tuning.training import RESULT, STOPPED
 
 
@@ -47,7 +48,7 @@ def remove(spare: list[Spare]) -> None:
 
 
 def describe(spare: list[Spare], *, removed: bool) -> list[str]:
-    lines = [f"{item.kind}: {item.files} files, {_mib(item.bytes)} ({item.again})" for item in spare]
+    lines = [f"{item.kind}: {counted(item.files, 'file')}, {_mib(item.bytes)} ({item.again})" for item in spare]
     total = _mib(sum(item.bytes for item in spare))
     return [*lines, f"{total} {'freed' if removed else 'can be freed'}"]
 

@@ -17,6 +17,7 @@ from tinyllm_ray import storage
 from tinyllm_ray.cluster import pools
 from tinyllm_ray.redact import redact_text
 from tinyllm_ray.schema import Experiment, Search
+from tinyllm_ray.schema.base import counted
 from tinyllm_ray.student.ranks import run_trial_ddp
 from tinyllm_ray.student.records import read_evaluations
 from tinyllm_ray.student.train import run_trial
@@ -32,7 +33,7 @@ def run_on_pool(training: Training, *, tracker: "Tracker") -> dict[str, Any]:
     """One training on every rank of the student pool; its result. Ray is needed only where it is not done yet."""
     _watch(training, tracker)
     spec = training.spec
-    title = f"{training.name} on {spec.ranks} ranks"
+    title = f"{training.name} on {counted(spec.ranks, 'rank')}"
     steps = spec.experiment.training.steps
     with follow({training.trial.key: training}, title=title, total=1, steps=steps):
         return run_trial_ddp(training.trial, ranks=spec.ranks)
@@ -58,7 +59,7 @@ def run_trials(
     """
     pool, ranks = experiment.pools.student, most_ranks(experiment.search)
     at_once = pools.concurrent_trials(pool, ranks)
-    say(f"student pool: {pool.workers} workers, up to {ranks} a trial: {at_once} at once")
+    say(f"student pool: {counted(pool.workers, 'worker')}, up to {ranks} a trial: {at_once} at once")
     local = storage.is_local(output_dir)
     with follow(trainings, title=title, total=total, steps=experiment.training.steps):
         watch = _Watch(trainings, tracker)
