@@ -125,6 +125,21 @@ def _students(session: Session, command: str) -> Iterator[str]:
         yield check_student(experiment.student.model_copy(update={"model": name}), output_dir=session.dir)
 
 
+def _router(session: Session, command: str) -> Iterator[str]:
+    """Where a router may be needed: by the experiment itself, by `ablate`, which walks every mode, or by a search."""
+    experiment = session.experiment
+    encoder = experiment.rationales.router.encoder
+    domain = experiment.search.space.get("rationales.select")
+    searched = domain.choice if isinstance(domain, Choice) else domain.grid if isinstance(domain, Grid) else []
+    if "router" not in (experiment.rationales.select, *searched) and command != "ablate":
+        yield "none"
+    elif encoder:
+        yield _check_model("rationales.router.encoder", encoder)
+    else:
+        made_here = experiment.student.model in experiment.student.from_scratch
+        yield "reads the words of the questions" if made_here else "reads the questions with student.model's encoder"
+
+
 def _loss(session: Session, command: str) -> Iterator[str]:
     for name, term in session.experiment.loss.custom.items():
         load_outside(term.path, key=f"loss.custom.{name}.path")
@@ -179,33 +194,38 @@ def check_student(student: Student, *, output_dir: str) -> str:
         return f"{student.model}, made from scratch"
     if is_gguf(student.model):
         return f"{student.model}, unpacked to {unpack(student.model, key='student.model', output_dir=output_dir)}"
-    folder = Path(student.model).expanduser()
+    made_here = f", nor a name under student.from_scratch ({', '.join(sorted(student.from_scratch)) or 'none'})"
+    return _check_model("student.model", student.model, revision=student.revision, nor=made_here)
+
+
+def _check_model(key: str, model: str, *, revision: str | None = None, nor: str = "") -> str:
+    """A folder, or a model of the hub. `nor`: what else it might have been."""
+    folder = Path(model).expanduser()
     if folder.is_dir():
-        _check_model_folder(folder)
+        _check_model_folder(key, folder)
         return str(folder)
-    if student.model.startswith(("/", ".", "~")) or student.model.count("/") > 1:
-        raise UserError(f"student.model: there is no folder {folder}")
+    if model.startswith(("/", ".", "~")) or model.count("/") > 1:
+        raise UserError(f"{key}: there is no folder {folder}")
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         from huggingface_hub import try_to_load_from_cache
 
-        if not isinstance(try_to_load_from_cache(student.model, "config.json", revision=student.revision), str):
-            names = ", ".join(sorted(student.from_scratch)) or "none"
+        if not isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str):
             raise UserError(
-                f"student.model {student.model!r} is neither a folder, nor a name under student.from_scratch "
-                f"({names}), nor a model in the hub's cache (HF_HUB_OFFLINE is 1, so the hub is not asked)"
+                f"{key} {model!r} is neither a folder{nor}, nor a model in the hub's cache (HF_HUB_OFFLINE is 1, so "
+                "the hub is not asked)"
             )
-    return f"{student.model} of the hub"
+    return f"{model} of the hub"
 
 
-def _check_model_folder(folder: Path) -> None:
+def _check_model_folder(key: str, folder: Path) -> None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"student.model: {folder} holds no readable config.json: {error}") from None
+        raise UserError(f"{key}: {folder} holds no readable config.json: {error}") from None
     if not isinstance(config, dict):
-        raise UserError(f"student.model: {folder / 'config.json'} holds no JSON object")
+        raise UserError(f"{key}: {folder / 'config.json'} holds no JSON object")
     if not any(folder.glob("*.safetensors")):
-        raise UserError(f"student.model: {folder} holds no weights (*.safetensors)")
+        raise UserError(f"{key}: {folder} holds no weights (*.safetensors)")
 
 
 def _number_formats(session: Session, command: str) -> Iterator[str]:
@@ -225,6 +245,7 @@ _TRAINING: dict[str, Look] = {
     "splits": _splits,
     "method": _method,
     "student": _students,
+    "router": _router,
     "loss": _loss,
     "ranks": _ranks,
     "tracking": _tracking,

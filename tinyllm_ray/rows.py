@@ -98,7 +98,16 @@ class Selection:
     question_id: str
     teacher: str  # empty where the question keeps its label alone
     by: str  # rationales.select
-    score: float  # what speaks for the teacher: share of the teachers that qualify or agree, or its accuracy
+    score: float  # what speaks for the teacher: share of the teachers that qualify or agree, its accuracy, or, by the
+    # router, the probability
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What a router makes of one training question."""
+
+    question_id: str
+    probabilities: list[Float32]  # of the teachers, in the order of the experiment
 
 
 @dataclass(frozen=True)

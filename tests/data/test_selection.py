@@ -15,7 +15,7 @@ ALL = [0, 1, 2]
 
 
 def pick(mode: str, answers: list[str], *, having: list[int] = ALL, best: tuple[int, float] = (0, 0.0)) -> Choice:
-    return choose(mode, ASKED, having=having, answers=answers, best=best, seed=0)
+    return choose(mode, ASKED, having=having, answers=answers, best=best, routed=(), seed=0)
 
 
 def test_the_best_teacher_is_taken_where_it_has_a_rationale() -> None:
@@ -41,13 +41,13 @@ def test_agree_takes_a_teacher_only_where_all_answer_the_same() -> None:
     assert pick("agree", ["iron", "iron", "cork"]).teacher is None
     assert pick("agree", ["iron", "iron", ""]).teacher is None
     assert (
-        choose("agree", ASKED, having=[0], answers=["cork"], best=(0, 1.0), seed=0).teacher is None
+        choose("agree", ASKED, having=[0], answers=["cork"], best=(0, 1.0), routed=(), seed=0).teacher is None
     )  # nobody to agree
 
 
 def test_numbers_agree_by_their_value() -> None:
     asked = Question("q", "How many?", [], "( 84 / 2 )", task="number")
-    choice = choose("agree", asked, having=[1], answers=["42", "42.0", "21 * 2"], best=(0, 0.0), seed=0)
+    choice = choose("agree", asked, having=[1], answers=["42", "42.0", "21 * 2"], best=(0, 0.0), routed=(), seed=0)
     assert choice == (1, 1.0)
 
 
@@ -55,7 +55,7 @@ def test_random_one_is_drawn_evenly_by_question_and_seed_from_those_that_have_a_
     def drawn(seed: int) -> list[int | None]:
         asked = [Question(f"q{i}", "?", ["a", "b"], "a") for i in range(900)]
         return [
-            choose("random_one", q, having=[0, 2], answers=["", "", ""], best=(0, 0.0), seed=seed).teacher
+            choose("random_one", q, having=[0, 2], answers=["", "", ""], best=(0, 0.0), routed=(), seed=seed).teacher
             for q in asked
         ]
 
@@ -65,6 +65,17 @@ def test_random_one_is_drawn_evenly_by_question_and_seed_from_those_that_have_a_
     assert drawn(0) == drawn(0) != drawn(1)
     assert pick("random_one", ["", "", ""], having=[]).teacher is None
     assert pick("random_one", ["", "", ""], having=[1]) == (1, 1.0)
+
+
+def test_the_router_takes_the_likeliest_of_those_that_have_a_rationale() -> None:
+    def routed(having: list[int]) -> Choice:
+        return choose(
+            "router", ASKED, having=having, answers=["", "", ""], best=(0, 0.0), routed=[0.2, 0.5, 0.3], seed=0
+        )
+
+    assert routed(ALL) == (1, 0.5)
+    assert routed([0, 2]) == (2, 0.3)
+    assert routed([]) == (None, 0.0)
 
 
 QUESTIONS = [Question(f"q{i}", "What floats?", ["iron", "cork"], "cork") for i in range(4)]
@@ -93,5 +104,5 @@ def test_a_split_is_chosen_question_by_question(mode: str, teachers: list[int | 
     if mode == "best_teacher":
         having[1] = [1, 1, 1, 0]
     table = to_table(QUESTIONS, Question).drop_columns(["question", "context"])
-    chosen = choose_all(mode, Asked(table, pa.array([], pa.string())), having=list(having), own=OWN, seed=0)
+    chosen = choose_all(mode, Asked(table, pa.array([], pa.string())), having=list(having), own=OWN, routed={}, seed=0)
     assert [choice.teacher for choice in chosen] == teachers

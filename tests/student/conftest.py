@@ -102,11 +102,19 @@ class World:
             StoreId("short"): write_store(folder, "short", short),
         }
 
-    def trial(self, key: str = "trial", *, score_test: bool = False, seed: int = 0, **changes: Any) -> Trial:
+    def trial(
+        self,
+        key: str = "trial",
+        *,
+        score_test: bool = False,
+        seed: int = 0,
+        router: str | None = None,
+        **changes: Any,
+    ) -> Trial:
         experiment = make_experiment(**changes)
         files = {"questions": self.questions, "stores": self.stores, "output_dir": str(self.folder)}
         tokenizer = prepare_tokenizer(experiment, **files)
-        features = build_features(experiment, tokenizer_folder=tokenizer, **files)
+        features = build_features(experiment, tokenizer_folder=tokenizer, router=router, **files)
         return Trial(
             key=key,
             experiment=experiment.model_dump(mode="json"),

@@ -3,6 +3,7 @@
 import pytest
 
 from tinyllm_ray.config import UserError
+from tinyllm_ray.data.arrays import COMPONENT
 from tinyllm_ray.data.features import open_features
 from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.student.checks import check_ranks, check_weights, with_shards
@@ -54,3 +55,13 @@ def test_a_teacher_none_of_whose_texts_can_be_used_needs_weight_zero(world, make
         UserError, match=r"loss.rationale_weights.short is 2.0, but short has no usable text for the train"
     ):
         check_weights(experiment, features)
+
+
+def test_a_teacher_that_is_chosen_for_no_question_is_no_mistake(world, make):
+    for name, answer in (("long", "grey"), ("short", None)):
+        rows = [make.rationale(q.question_id, "so", predicted_answer=answer or q.answer) for q in world.asked["train"]]
+        world.stores[StoreId(name, answers=True)] = make.write_store(world.folder, f"own {name}", {"train": rows})
+    changes = {"rationales": {"select": "best_teacher"}, "prompts": {"answer_splits": ["train"]}}
+    features = open_features(world.trial(**changes).features, "train")
+    assert set(features.examples[:, COMPONENT]) == {0, 2}
+    check_weights(make.make_experiment(**changes), features)

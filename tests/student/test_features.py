@@ -11,12 +11,13 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data.features import build_features, open_features, read_meta
 from tinyllm_ray.data.fit import count_choices, cut, new_counts
 from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.data.tokenizer import StudentTokenizer
-from tinyllm_ray.rows import Question
+from tinyllm_ray.rows import Question, Routed, to_table
 
 
 def texts(trial, features, row, component):
@@ -241,6 +242,22 @@ def test_one_teacher_is_chosen_for_each_training_question_and_said(world, make):
     agreed = world.trial(rationales={"select": "agree"}, prompts=prompts)
     teachers = pq.read_table(f"{agreed.features}/train/selection.parquet")["teacher"].to_pylist()
     assert teachers[0] in ("long", "short") and set(teachers[1:]) == {""}
+
+
+def test_the_router_chooses_by_its_probabilities_and_other_routers_make_other_features(world, make, tmp_path):
+    for name in ("long", "short"):
+        rows = [make.rationale(q.question_id, "so", predicted_answer="red") for q in world.asked["train"]]
+        world.stores[StoreId(name, answers=True)] = make.write_store(world.folder, f"own {name}", {"train": rows})
+    folders = [str(tmp_path / "routers" / name) for name in ("one", "other")]
+    for folder, share in zip(folders, (0.75, 0.25), strict=True):
+        rows = [Routed(q.question_id, [share, 1 - share]) for q in world.asked["train"]]
+        storage.write_table(f"{folder}/routed.parquet", to_table(rows, Routed))
+    changes = {"rationales": {"select": "router"}, "prompts": {"answer_splits": ["train"]}}
+    one, other = (world.trial(router=folder, **changes) for folder in folders)
+    assert one.features != other.features
+    chosen = [pq.read_table(f"{trial.features}/train/selection.parquet").to_pylist()[7] for trial in (one, other)]
+    assert chosen[0] == {"question_id": "train-7", "teacher": "long", "by": "router", "score": 0.75}
+    assert chosen[1] == {"question_id": "train-7", "teacher": "short", "by": "router", "score": 0.75}
 
 
 def test_rationales_of_a_question_that_moved_to_another_split_are_no_strangers(world, make):

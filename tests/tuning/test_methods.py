@@ -84,7 +84,7 @@ def test_the_ablation_of_three_teachers_leaves_out_each_one():
 def test_the_ablation_walks_the_ways_to_choose_a_teacher_where_there_are_own_answers():
     asked = with_overrides(experiment(), {"prompts.answer_splits": ["train"]})
     variants = ablation(asked)
-    modes = ["random_one", "best_teacher", "majority", "agree", "correct"]
+    modes = ["random_one", "best_teacher", "majority", "agree", "correct", "router"]
     assert list(variants)[5:] == [f"select_{mode}" for mode in modes]
     assert [variants[f"select_{mode}"].rationales.select for mode in modes] == modes
     assert variants["all_teachers"].rationales.select == "all"

@@ -161,6 +161,7 @@ def _fill_output_dir(experiment: Experiment) -> Experiment:
     """`${output.dir}` in a path stands for the run's output folder."""
     folder = output_dir(experiment)
     changes = {"dataset.path": experiment.dataset.path, "student.model": experiment.student.model}
+    changes["rationales.router.encoder"] = experiment.rationales.router.encoder
     for teacher in experiment.teachers:
         changes |= {f"teachers.{teacher.name}.model": teacher.model, f"teachers.{teacher.name}.store": teacher.store}
     filled = {

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from tinyllm_ray.data.join import Asked, Targets, Wanted, join_targets, read_ask
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.quality import FLAGS
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
-from tinyllm_ray.data.selection import choose_all
+from tinyllm_ray.data.selection import select_teachers
 from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.data.tokenizer import StudentTokenizer, TokenWriter
 from tinyllm_ray.rows import SPLITS, Question, Selection, to_table
@@ -49,8 +50,18 @@ from tinyllm_ray.schema import LABEL, Experiment
 from tinyllm_ray.schema.rationales import NEEDS_OWN_ANSWERS
 from tinyllm_ray.terminal.progress import Step, step
 
-FORMAT = 3
+FORMAT = 4
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What features are made from; all but the questions are folders."""
+
+    questions: Mapping[str, QuestionFile]
+    stores: Mapping[StoreId, str]
+    tokenizer_folder: str
+    router: str | None
 
 
 def build_features(
@@ -60,18 +71,19 @@ def build_features(
     stores: Mapping[StoreId, str],
     tokenizer_folder: str,
     output_dir: str,
+    router: str | None = None,
 ) -> str:
-    """The folder of the features, built unless it is there. `stores`: their folders.
+    """The folder of the features, built unless it is there. `stores`, `router`: their folders.
 
     Raises UserError where inputs or labels would be cut, choices cannot be told apart, or a store holds rows of other
     questions; the test split is held to the same rules.
     """
-    plan = _plan(experiment, questions, stores, tokenizer_folder)
+    plan = _plan(experiment, questions, stores, tokenizer_folder) | {"router": router and router.rpartition("/")[2]}
     folder = storage.join(output_dir, "features", digest(plan))
     if not storage.exists(storage.join(folder, "meta.json")):
         total = sum(questions[split].rows for split in plan["questions"])
         with step("features", total=total, unit="rows") as bar:
-            _build(folder, plan, bar, questions=questions, stores=stores, tokenizer_folder=tokenizer_folder)
+            _build(folder, plan, bar, _Inputs(questions, stores, tokenizer_folder, router))
     for split, counts in read_meta(folder)["splits"].items():
         check_counts(counts, split, experiment)
     return folder
@@ -130,7 +142,7 @@ def _plan(
         "max_input_tokens": student.max_input_tokens,
         "max_label_tokens": student.max_label_tokens,
         "max_rationale_tokens": student.max_rationale_tokens,
-        "rationales": experiment.rationales.model_dump(),
+        "rationales": experiment.rationales.model_dump(exclude={"router"}),
         "drop": sorted(experiment.training.use_rationales.drop),
         "label_source": source,
     }
@@ -146,19 +158,11 @@ def _answers_of(label_source: str) -> StoreId:
     return StoreId(label_source.removeprefix("teacher:"), answers=True)
 
 
-def _build(
-    folder: str,
-    plan: dict[str, Any],
-    bar: Step,
-    *,
-    questions: Mapping[str, QuestionFile],
-    stores: Mapping[StoreId, str],
-    tokenizer_folder: str,
-) -> None:
+def _build(folder: str, plan: dict[str, Any], bar: Step, inputs: _Inputs) -> None:
     """Write beside the final folder (in a temporary one for cloud storage), then move: readers see all or nothing."""
     target = storage.local_path(folder) if storage.is_local(folder) else None
     partial = target.with_name(f".tmp-{uuid.uuid4().hex}") if target else Path(tempfile.mkdtemp())
-    tokenizer = StudentTokenizer.open(tokenizer_folder)
+    tokenizer, questions = StudentTokenizer.open(inputs.tokenizer_folder), inputs.questions
     counts = {}
     for split in plan["questions"]:
         (partial / split).mkdir(parents=True)
@@ -166,7 +170,7 @@ def _build(
             found = count_scored(questions[split].path, plan, tokenizer)
             bar.advance(questions[split].rows)
         else:
-            found = _build_split(partial / split, split, plan, questions, stores, tokenizer, bar)
+            found = _build_split(partial / split, split, plan, inputs, tokenizer, bar)
         counts[split] = {"rows": questions[split].rows, **as_plain(found, ["input", *plan["components"]])}
         log.info("features of %s: %s", split, counts[split])
     (partial / "meta.json").write_text(json.dumps({"plan": plan, "splits": counts}, indent=2))
@@ -186,22 +190,20 @@ def _build(
 
 
 def _build_split(
-    folder: Path,
-    split: str,
-    plan: dict[str, Any],
-    questions: Mapping[str, QuestionFile],
-    stores: Mapping[StoreId, str],
-    tokenizer: StudentTokenizer,
-    bar: Step,
+    folder: Path, split: str, plan: dict[str, Any], inputs: _Inputs, tokenizer: StudentTokenizer, bar: Step
 ) -> Counts:
     """Write one split chunk by chunk."""
+    questions, stores = inputs.questions, inputs.stores
     file = questions[split]
     asked = read_asked(file.path, [other.path for name, other in questions.items() if name != split])
     _save_ids(folder / "question_ids.npy", asked.ids.combine_chunks())
     counts = new_counts()
     targets = _teachers_targets(split, plan, asked, stores, counts)
     if split == "train" and plan["rationales"]["select"] != "all":
-        choices = _select(plan, asked, targets, stores, counts)
+        chosen, names = plan["rationales"], plan["components"][1:]
+        choices = select_teachers(
+            chosen["select"], names, asked, targets, counts, stores=stores, router=inputs.router, seed=chosen["seed"]
+        )
         storage.write_table(str(folder / "selection.parquet"), to_table(choices, Selection))
     if plan["label_source"] != "gold" and split == "train":
         answers = stores[_answers_of(plan["label_source"])]
@@ -233,31 +235,6 @@ def _teachers_targets(
         for component, name in enumerate(plan["components"])
         if component
     }
-
-
-def _select(
-    plan: Mapping[str, Any],
-    asked: Asked,
-    targets: dict[int, Targets],
-    stores: Mapping[StoreId, str],
-    counts: Counts,
-) -> list[Selection]:
-    """Leave each training question the rationales of one teacher, in `targets`; says which one, and why."""
-    mode, names = plan["rationales"]["select"], plan["components"][1:]
-    own: list[dict[str, str]] = [{} for _ in names]
-    if mode in NEEDS_OWN_ANSWERS:
-        own = [store.first_answers(stores[StoreId(name, answers=True)], "train") for name in names]
-    having = [np.isin(np.arange(len(asked.ids)), targets[component].rows) for component in targets]
-    chosen = choose_all(mode, asked, having=having, own=own, seed=plan["rationales"]["seed"])
-    teachers = np.array([-1 if choice.teacher is None else choice.teacher for choice in chosen])
-    for teacher, name in enumerate(names):
-        mask = teachers[targets[teacher + 1].rows] == teacher
-        counts["masked"][f"{name}/not_selected"] += int((~mask).sum())
-        targets[teacher + 1] = targets[teacher + 1].only(mask)
-    return [
-        Selection(question_id, "" if choice.teacher is None else names[choice.teacher], mode, choice.score)
-        for question_id, choice in zip(asked.ids.to_pylist(), chosen, strict=True)
-    ]
 
 
 def _save_ids(path: Path, ids: pa.Array) -> None:

@@ -9,8 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyllm_ray.data.join import Asked
-from tinyllm_ray.rows import Question
+from tinyllm_ray import storage
+from tinyllm_ray.data import store
+from tinyllm_ray.data.fit import Counts
+from tinyllm_ray.data.join import Asked, Targets
+from tinyllm_ray.data.store import StoreId
+from tinyllm_ray.rows import Question, Selection
+from tinyllm_ray.schema.rationales import NEEDS_OWN_ANSWERS
 from tinyllm_ray.tasks.registry import task_of
 
 
@@ -18,19 +23,64 @@ class Choice(NamedTuple):
     """A teacher by its place, None where the question is to keep its label alone."""
 
     teacher: int | None
-    score: float  # what speaks for it: share of the teachers that qualify or agree, or the teacher's accuracy
+    score: float  # what speaks for it; see rows.Selection
 
 
 NOBODY = Choice(None, 0.0)
 
 
+def select_teachers(
+    mode: str,
+    teachers: Sequence[str],
+    asked: Asked,
+    targets: dict[int, Targets],
+    counts: Counts,
+    *,
+    stores: Mapping[StoreId, str],
+    router: str | None,
+    seed: int,
+) -> list[Selection]:
+    """Leave each training question the rationales of one teacher, in `targets`; says which one, and why.
+
+    `targets`: by the teacher's component, which is its place from 1. `stores`, `router`: folders.
+    """
+    own: list[dict[str, str]] = [{} for _ in teachers]
+    if mode in NEEDS_OWN_ANSWERS:
+        own = [store.first_answers(stores[StoreId(name, answers=True)], "train") for name in teachers]
+    having = [np.isin(np.arange(len(asked.ids)), targets[component].rows) for component in targets]
+    routed = read_routed(router) if router else {}
+    chosen = choose_all(mode, asked, having=having, own=own, routed=routed, seed=seed)
+    places = np.array([-1 if choice.teacher is None else choice.teacher for choice in chosen])
+    for teacher, name in enumerate(teachers):
+        mask = places[targets[teacher + 1].rows] == teacher
+        counts["masked"][f"{name}/not_selected"] += int((~mask).sum())
+        targets[teacher + 1] = targets[teacher + 1].only(mask)
+    return [
+        Selection(question_id, "" if choice.teacher is None else teachers[choice.teacher], mode, choice.score)
+        for question_id, choice in zip(asked.ids.to_pylist(), chosen, strict=True)
+    ]
+
+
+def read_routed(router: str) -> dict[str, list[float]]:
+    """Question id -> the probability of each teacher, from the folder that routing.prepare made."""
+    table = storage.read_table(storage.join(router, "routed.parquet"))
+    return dict(zip(table["question_id"].to_pylist(), table["probabilities"].to_pylist(), strict=True))
+
+
 def choose_all(
-    mode: str, asked: Asked, *, having: Sequence[np.ndarray], own: Sequence[Mapping[str, str]], seed: int
+    mode: str,
+    asked: Asked,
+    *,
+    having: Sequence[np.ndarray],
+    own: Sequence[Mapping[str, str]],
+    routed: Mapping[str, Sequence[float]],
+    seed: int,
 ) -> list[Choice]:
     """One teacher for each question of a split.
 
     `having`: a mask of the questions for each teacher, true where it has a usable rationale. `own`: for each teacher
-    question id -> its own answer, as far as it states one.
+    question id -> its own answer, as far as it states one. `routed`: question id -> the router's probability of each
+    teacher; read in the mode `router` only.
     """
     best = most_right(asked.iterate(), own) if mode == "best_teacher" else (0, 0.0)
     holders = np.array(having)  # [teachers, questions]
@@ -41,6 +91,7 @@ def choose_all(
             having=np.flatnonzero(holders[:, row]).tolist(),
             answers=[answers.get(question.question_id, "") for answers in own],
             best=best,
+            routed=routed[question.question_id] if mode == "router" else (),
             seed=seed,
         )
         for row, question in enumerate(asked.iterate())
@@ -54,13 +105,18 @@ def choose(
     having: Sequence[int],
     answers: Sequence[str],
     best: tuple[int, float],
+    routed: Sequence[float],
     seed: int,
 ) -> Choice:
     """One of the teachers in `having`, which have a usable rationale for the question.
 
     `answers`: every teacher's own answer, empty where it states none; `best`: the teacher that is right most often,
-    and how often. Among equally good teachers the question and the seed decide.
+    and how often; `routed`: the router's probability of every teacher. Among equally good teachers the question and
+    the seed decide.
     """
+    if mode == "router":
+        likeliest = max(having, key=lambda teacher: routed[teacher], default=None)
+        return NOBODY if likeliest is None else Choice(likeliest, routed[likeliest])
     if mode == "best_teacher":
         return Choice(*best) if best[0] in having else NOBODY
     if mode == "random_one":

@@ -18,7 +18,7 @@ from tinyllm_ray.schema.engines import (
     Seq2SeqSettings,
     VllmSettings,
 )
-from tinyllm_ray.schema.rationales import NEEDS_OWN_ANSWERS, Rationales
+from tinyllm_ray.schema.rationales import NEEDS_OWN_ANSWERS, Rationales, Router
 from tinyllm_ray.schema.run import (
     Choice,
     Grid,
@@ -63,6 +63,7 @@ __all__ = [
     "Prompts",
     "Rationales",
     "RayDataLlmSettings",
+    "Router",
     "Sampling",
     "Search",
     "Section",

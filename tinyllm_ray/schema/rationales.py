@@ -6,18 +6,37 @@ from pydantic import Field
 
 from tinyllm_ray.schema.base import Section, Seed
 
-NEEDS_OWN_ANSWERS = ("best_teacher", "majority", "agree", "correct")
+NEEDS_OWN_ANSWERS = ("best_teacher", "majority", "agree", "correct", "router")
 SELECT_MODES = ("random_one", *NEEDS_OWN_ANSWERS)  # one teacher for each question
 
 
+class Router(Section):
+    """RouterDC (arXiv 2409.19886)."""
+
+    encoder: str | None = Field(
+        None,
+        description="folder or hub id of a model whose vectors of the questions the router reads, such as a "
+        "sentence-transformers model; null: the encoder of student.model as it is before training, or the words alone "
+        "where the student is made from scratch",
+    )
+    max_tokens: int = Field(256, ge=1, description="tokens of a question that the encoder reads; more are cut off")
+    steps: int = Field(1000, ge=0, description="optimizer steps")
+    batch_size: int = Field(64, ge=1, description="questions of a step")
+    learning_rate: float = Field(5e-5, gt=0, description="AdamW's learning rate")
+    best: int = Field(3, ge=1, description="teachers with the highest scores above 0 that a question is drawn to")
+    worst: int = Field(3, ge=1, description="teachers with the lowest scores of at most 0.5 that it is drawn away from")
+
+
 class Rationales(Section):
-    select: Literal["all", "random_one", "best_teacher", "majority", "agree", "correct"] = Field(
+    select: Literal["all", "random_one", "best_teacher", "majority", "agree", "correct", "router"] = Field(
         "all",
         description="all: those of every teacher; the others take one teacher for each training question and go, but "
         "for random_one, by the teachers' own answers without teacher forcing (prompts.answer_splits: [train]). "
         "best_teacher: the one that is right most often; majority: one whose answer most teachers give; agree: one, "
-        "where all answer the same; correct: one whose answer is right. A question without a teacher keeps its label",
+        "where all answer the same; correct: one whose answer is right; router: the one that a learned router finds "
+        "likeliest to be right on such questions. A question without a teacher keeps its label",
     )
+    router: Router = Field(Router(), description="how the router of `select: router` is trained")
     keep: Literal["all", "correct"] = Field(
         "all",
         description="correct: only rationales that state a right answer themselves; they must be written without "

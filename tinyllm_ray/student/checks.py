@@ -51,7 +51,8 @@ def check_weights(experiment: Experiment, features: Features) -> None:
                     f"{key} is {weight}, but there is no rationale store of {name}; generate it first, or set "
                     f"{key} to 0"
                 )
-            if experiment.training.steps and features.components.index(name) not in trained:
+            chosen = name != LABEL and experiment.rationales.select != "all"  # a teacher may be chosen for no question
+            if experiment.training.steps and not chosen and features.components.index(name) not in trained:
                 raise UserError(
                     f"{key} is {weight}, but {name} has no usable text for the train split; look at its store, "
                     f"or set {key} to 0"

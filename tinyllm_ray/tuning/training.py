@@ -15,6 +15,7 @@ from tinyllm_ray.data.features import build_features
 from tinyllm_ray.data.gguf import is_gguf, unpack
 from tinyllm_ray.data.questions import QuestionFile
 from tinyllm_ray.data.store import StoreId
+from tinyllm_ray.routing.prepare import prepare_router
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student.checks import with_shards
 from tinyllm_ray.student.model import prepare_tokenizer
@@ -82,7 +83,7 @@ def _sampled(key: str, value: Any) -> str:
 
 
 def resolve(spec: TrainingSpec, inputs: Inputs) -> Training:
-    """Make tokenizer and features (unless they are there) and write the trial down in its folder.
+    """Make tokenizer, router and features (unless they are there) and write the trial down in its folder.
 
     Equal settings and data have an equal key on every machine.
     """
@@ -90,12 +91,20 @@ def resolve(spec: TrainingSpec, inputs: Inputs) -> Training:
     tokenizer = prepare_tokenizer(
         experiment, questions=inputs.questions, stores=inputs.stores, output_dir=inputs.output_dir
     )
+    router = prepare_router(
+        experiment,
+        questions=inputs.questions,
+        stores=inputs.stores,
+        tokenizer_folder=tokenizer,
+        output_dir=inputs.output_dir,
+    )
     features = build_features(
         experiment,
         questions=inputs.questions,
         stores=inputs.stores,
         tokenizer_folder=tokenizer,
         output_dir=inputs.output_dir,
+        router=router,
     )
     matters = experiment.model_dump(mode="json", include={"student", "loss", "training", "evaluation"})
     del matters["training"]["keep_checkpoints"]  # it changes no result

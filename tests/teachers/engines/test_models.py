@@ -5,12 +5,12 @@ import pytest
 from support.tiny_teachers import save_llama
 
 from tinyllm_ray.config import UserError
+from tinyllm_ray.data.model_digest import folder_digest
 from tinyllm_ray.schema import Teacher
 from tinyllm_ray.teachers.engines.decoders import decoder_prompt_limit
 from tinyllm_ray.teachers.engines.models import (
     check_model,
     find_shape,
-    folder_digest,
     model_key,
     position_limit,
     read_config,

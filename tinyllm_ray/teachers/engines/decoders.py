@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinyllm_ray.config import UserError
+from tinyllm_ray.data.model_digest import folder_digest
 from tinyllm_ray.schema import Sampling, Teacher
 from tinyllm_ray.teachers.engines.base import Setting
 from tinyllm_ray.teachers.engines.models import (
     check_model,
-    folder_digest,
     model_key,
     model_path,
     position_limit,

@@ -4,14 +4,12 @@ Weights are taken from safetensors only: the older formats are pickles, which ru
 are read.
 """
 
-import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from tinyllm_ray.config import UserError
+from tinyllm_ray.data.model_digest import folder_digest
 from tinyllm_ray.schema import Teacher
 
 RELATIVE_POSITIONS_LIMIT = 1024  # T5's positions set no limit of their own; the paper's students read so many tokens
@@ -59,28 +57,6 @@ def model_key(teacher: Teacher) -> dict[str, Any]:
         return {"model": model, "revision": _hub_config(teacher).parent.name}
     read_config(teacher)
     return {"model": Path(model).name, "revision": folder_digest(model_path(teacher))}
-
-
-def folder_digest(folder: str) -> str:
-    """Digest of the names and contents of all files below a folder."""
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file() and ".cache" not in path.parts)
-    return _files_digest(folder, tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files))
-
-
-@lru_cache(maxsize=64)
-def _files_digest(folder: str, files: tuple[tuple[str, int, int], ...]) -> str:
-    paths = [Path(name) for name, _, _ in files]
-    with ThreadPoolExecutor(4) as threads:  # hashing releases the interpreter's lock
-        contents = threads.map(_file_digest, paths)
-    whole = hashlib.blake2b(digest_size=12)
-    for path, content in zip(paths, contents, strict=True):
-        whole.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
-    return whole.hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
 
 
 def position_limit(config: dict[str, Any]) -> int | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from tinyllm_ray.cluster.pools import actor_options
+from tinyllm_ray.data.model_digest import folder_digest
 from tinyllm_ray.rows import Outcome
 from tinyllm_ray.schema import Seq2SeqSettings, Teacher
 from tinyllm_ray.teachers.engines.base import (
@@ -30,7 +31,6 @@ from tinyllm_ray.teachers.engines.encoding import PromptEncoder
 from tinyllm_ray.teachers.engines.models import (
     RELATIVE_POSITIONS_LIMIT,
     check_model,
-    folder_digest,
     model_key,
     model_path,
     position_limit,

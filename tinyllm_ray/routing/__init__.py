@@ -1,0 +1,1 @@
+"""A learned router: which teacher is likely to answer a question rightly, from the teachers' own answers."""
