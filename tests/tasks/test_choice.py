@@ -109,7 +109,7 @@ def test_a_stated_choice_is_read_exactly_first(text: str, choices: list[str], an
     [
         (["red", "red"], "red", "two choices are 'red'"),
         (["red", "blue", "red "], "blue", "two choices are 'red'"),
-        (["red"], "red", "1 choices; a question needs 2 to 26"),
+        (["red"], "red", "1 choice; a question needs 2 to 26"),
         (["red", "blue"], "green", "'green' is not among the choices"),
     ],
 )
