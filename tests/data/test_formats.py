@@ -99,7 +99,7 @@ def test_rows_of_another_kind_are_no_mistake() -> None:
         ({"question": " "}, "no question"),
         ({"question": 5}, "question is of type int"),
         ({"question": Unreadable("not UTF-8")}, "question is unreadable: not UTF-8"),
-        ({"choices": ["cork"]}, "1 choices"),
+        ({"choices": ["cork"]}, "1 choice"),
         ({"choices": [*map(str, range(26)), "cork"]}, "27 choices"),
         ({"choices": ["cork", ""]}, "a choice is empty"),
         ({"choices": ["cork", "cork "]}, "two choices are 'cork"),
