@@ -53,12 +53,16 @@ def test_dashboard_and_jobs_listen_on_loopback_only(head: Head) -> None:
 
 
 def test_a_submitted_pipeline_is_followed_to_its_end_with_links(head: Head, tmp_path: Path) -> None:
-    experiment = write_experiment(tmp_path, seeds=[0])
+    """The log shows how far it is: loss, accuracy, rate and time, as on a terminal."""
+    steps = {"steps": 60, "log_every_steps": 1, "eval_every_steps": 20}
+    experiment = write_experiment(tmp_path, seeds=[0], training=steps)
     done = submit(head, experiment, RAY_AUTH_TOKEN=head.env["RAY_AUTH_TOKEN"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SUCCEEDED" in done.stdout
     for words in (f"{head.dashboard}/#/jobs/", "MLflow:", "questions: 96 train"):
         assert words in done.stderr, done.stderr
+    progress = r"methods: 120/120 steps, \d+\.\d steps/s, done in \d\d:\d\d, .*loss \d\.\d{3}, best accuracy \d\.\d{3}"
+    assert re.search(progress, done.stderr), done.stderr
     out = tmp_path / "out"
     assert (out / "report" / "report.html").is_file()
     assert list(out.glob("trials/*/result.json"))
