@@ -145,6 +145,8 @@ def _loss(session: Session, command: str) -> Iterator[str]:
         load_outside(term.path, key=f"loss.custom.{name}.path")
     for name, term in session.experiment.loss.custom.items():
         yield f"{name} from outside this package ({term.path}), weight {term.weight:g}"
+    if session.experiment.loss.weighting != "fixed":
+        yield f"weights vary during training: {session.experiment.loss.weighting}"
 
 
 def _ranks(session: Session, command: str) -> Iterator[str]:

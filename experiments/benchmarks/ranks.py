@@ -205,8 +205,8 @@ def seconds_of_turns(job: dict[str, Any]) -> list[list[tuple[float, float]]]:
 
 def plain(model: torch.nn.Module) -> loop.Replica:
     """DistributedDataParallel as it comes: it takes the mean over the ranks, so weights are larger by their number."""
-    replica = loop.make_replica(model, student_step.TERMS, shards=2)
     terms = [replace(term, weight=term.weight * dist.get_world_size()) for term in student_step.TERMS]
+    replica = loop.make_replica(model, terms, shards=2)
     module = torch.nn.parallel.DistributedDataParallel(
         StudentLoss(model, terms), forward_sync_buffers=False, gradient_as_bucket_view=True
     )

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from matplotlib.figure import Figure
 
 from tinyllm_ray.report.data import Trained, chance, read_report
-from tinyllm_ray.report.figures import _curve_titles, pareto_front, seconds_by_stage
+from tinyllm_ray.report.figures import _curve_titles, draw_curves, pareto_front, seconds_by_stage
 from tinyllm_ray.report.make import make_report
 from tinyllm_ray.report.page import method_rows, render_page, search_summary, winner_sentence
 from tinyllm_ray.report.published import published
@@ -119,6 +120,16 @@ def test_students_stand_by_size_on_their_axis():
 def test_the_label_loss_comes_before_losses_that_not_every_variant_has(data):
     titles = [title for _, title in _curve_titles(data)]
     assert titles == ["Validation accuracy", "Loss: label", "Loss: llama", "Loss, all components weighted"]
+
+
+def test_weights_that_vary_are_drawn_under_their_component(data):
+    name, points = "train/weight/flan", {"all_teachers": [(10, 0.5), (20, 0.75)]}
+    weighted = replace(data, curves={name: points})
+    assert _curve_titles(weighted) == [(name, "Weight during training: flan")]
+    axes = Figure().subplots()
+    draw_curves(weighted, name, axes)
+    assert axes.get_ylabel() == "weight" and axes.get_yscale() == "linear"
+    assert axes.get_lines()[0].get_ydata().tolist() == [0.5, 0.75]
 
 
 def test_seconds_are_summed_by_stage(data):

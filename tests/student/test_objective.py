@@ -120,7 +120,7 @@ def our_gradients(model, parts, sources, counts):
     terms = [Term(f"component {i}", weight, (i,)) for i, weight in enumerate(WEIGHTS)]
     module, total = StudentLoss(model, terms), 0.0
     for rows in parts:
-        loss, _ = module(packed(model, rows, sources), counts)
+        loss, _ = module(packed(model, rows, sources), WEIGHTS, counts)
         loss.backward()
         total += loss.item()
     return total, gradients(model)
@@ -170,7 +170,8 @@ def five_tokens():
 def test_the_objective_is_the_weighted_mean_over_the_tokens_of_the_global_batch():
     logits, batch = five_tokens()
     terms = [Term("label", 1.0, (0,)), Term("teacher", 0.5, (1,)), Term("nothing", 3.0, (2,))]
-    loss, sums = objective(logits, batch, terms=terms, counts=[6, 4, 0])  # half of the tokens are in another batch
+    weights, counts = [1.0, 0.5, 3.0], [6, 4, 0]  # half of the tokens are in another batch
+    loss, sums = objective(logits, batch, terms=terms, weights=weights, counts=counts)
     assert sums.tolist() == pytest.approx([3 * math.log(2), 2 * math.log(2), 0])
     assert loss.item() == pytest.approx(math.log(2) / 2 + 0.5 * math.log(2) / 2)
 
@@ -216,6 +217,7 @@ def test_the_loss_of_a_student_that_knows_nothing_is_the_log_of_the_vocabulary()
     model = t5()
     torch.nn.init.zeros_(model.shared.weight)  # tied: all logits are 0
     batch = pack([np.array([5, 6])], [0, 0], [np.array([7, 1]), np.array([8])], [0, 1], decoder_start=0)
-    loss, sums = StudentLoss(model, [Term("label", 1.0, (0,)), Term("teacher", 0.25, (1,))])(batch, [2, 1])
+    terms = [Term("label", 1.0, (0,)), Term("teacher", 0.25, (1,))]
+    loss, sums = StudentLoss(model, terms)(batch, [1.0, 0.25], [2, 1])
     assert sums.tolist() == pytest.approx([2 * math.log(VOCABULARY), math.log(VOCABULARY)])
     assert loss.item() == pytest.approx(1.25 * math.log(VOCABULARY))

@@ -164,13 +164,13 @@ def _trained(record: Record, records: Records) -> Trained:
 
 
 def _curves(trials: Sequence[Trained], records: Records) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Loss components and validation accuracy by variant: at each step the mean of the seeds that have it."""
+    """Losses, weights that vary and validation accuracy by variant: the mean of the seeds that have a step."""
     points: dict[str, dict[str, dict[int, list[float]]]] = {}
     for trial in trials:
         if trial.variant == "search" or trial.seed not in _first_seeds(trials, trial.variant):
             continue
         for name in trial.metrics:
-            if name.startswith("train/loss") or name == "eval/accuracy":
+            if name.startswith(("train/loss", "train/weight/")) or name == "eval/accuracy":
                 for step, value in records.curve(trial.run_id, name):
                     points.setdefault(name, {}).setdefault(trial.variant, {}).setdefault(step, []).append(value)
     return {

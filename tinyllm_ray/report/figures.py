@@ -15,6 +15,7 @@ from tinyllm_ray.report.published import published, published_teachers
 from tinyllm_ray.report.search_figures import draw_parallel, draw_progress
 from tinyllm_ray.report.style import DARK, LIGHT, color, legend_below, log_axis, render, words
 
+WEIGHT = "train/weight/"
 ROW = 0.36  # inches of a row in a dot plot
 
 
@@ -167,12 +168,13 @@ def draw_curves(data: ReportData, metric: str, axes: Any) -> None:
         dash = "--" if variant.startswith("without_") or variant == "final" else "-"
         tint = color(variant, teachers)
         axes.plot(steps, [scale * value for value in values], dash, color=tint, lw=1.6, label=words(variant))
-    if scale == 1:
+    if scale == 1 and not metric.startswith(WEIGHT):
         log_axis(axes, which="y")
     elif data.chance is not None:
         _chance_line(data, axes.axhline)
     axes.set_xlabel("step")
-    axes.set_ylabel("validation accuracy, %" if scale == 100 else "cross-entropy a token")
+    units = "weight" if metric.startswith(WEIGHT) else "cross-entropy a token"
+    axes.set_ylabel("validation accuracy, %" if scale == 100 else units)
     legend_below(axes)
 
 
@@ -248,7 +250,9 @@ def _curve_titles(data: ReportData) -> list[tuple[str, str]]:
     order = [name for name in first if name in data.curves]
     order += sorted(set(data.curves) - {*first, "train/loss"}) + ["train/loss"] * ("train/loss" in data.curves)
     titles = {"eval/accuracy": "Validation accuracy", "train/loss": "Loss, all components weighted"}
-    return [(name, titles.get(name) or f"Loss: {name.removeprefix('train/loss/')}") for name in order]
+    names = {name: name.rpartition("/")[2] for name in order}
+    weights = {name: f"Weight during training: {names[name]}" for name in order if name.startswith(WEIGHT)}
+    return [(name, (titles | weights).get(name) or f"Loss: {names[name]}") for name in order]
 
 
 def _flags(data: ReportData) -> list[str]:

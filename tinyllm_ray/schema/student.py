@@ -75,6 +75,23 @@ class Loss(Section):
         default_factory=dict,
         description="weight of each teacher's component by its name, 1 where not named; the paper's alpha and beta",
     )
+    weighting: Literal["fixed", "uncertainty", "confidence"] = Field(
+        "fixed",
+        description="fixed: the weights as they are given. uncertainty: each component that has a weight learns its "
+        "own, exp(-s)/2 with s beside the student's weights. confidence: in each step the teachers share the sum of "
+        "their weights by how sure the student is of their rationales",
+    )
+    uncertainty_learning_rate: float = Field(
+        0.01, gt=0, description="AdamW's learning rate of each s (weighting: uncertainty); it follows training.schedule"
+    )
+    confidence_score: Literal["cross_entropy", "entropy", "max_probability"] = Field(
+        "cross_entropy",
+        description="what is compared (weighting: confidence), as a mean over a teacher's target tokens: less the "
+        "cross-entropy, less the entropy of the student's prediction in nats, or its largest probability",
+    )
+    confidence_alpha: float = Field(
+        1.0, description="factor of the score in the softmax (weighting: confidence); 0: equal weights"
+    )
     custom: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], CustomTerm] = Field(
         default_factory=dict, description="further terms of the loss, by the name that they have in metrics"
     )

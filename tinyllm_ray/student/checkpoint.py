@@ -8,6 +8,7 @@ Data order, schedule and generators are functions of (seed, step), so the step s
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 
 import torch
 from safetensors import SafetensorError
@@ -26,9 +27,11 @@ class DamagedCheckpoint(ValueError):
     """A file of a checkpoint is missing or not what was written."""
 
 
-def save_checkpoint(folder: str, step: int, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def save_checkpoint(
+    folder: str, step: int, *, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
+    """`parameters`: all that is trained, by name."""
     target = storage.join(folder, f"{step:09d}")
-    parameters = _trained(model)
     state = {
         f"{name}/{key}": value.contiguous()
         for name, parameter in parameters.items()
@@ -46,8 +49,8 @@ def save_checkpoint(folder: str, step: int, *, model: nn.Module, optimizer: torc
         storage.remove_folder(storage.join(folder, f"{old:09d}"))
 
 
-def load_newest(folder: str, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """The step of the newest whole checkpoint, which is now in the model and the optimizer; 0 where there is none.
+def load_newest(folder: str, *, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+    """The step of the newest whole checkpoint, which is now in parameters and optimizer; 0 where there is none.
 
     A damaged one is passed over, and said. Raises UserError where the checkpoint is of another student.
     """
@@ -58,7 +61,7 @@ def load_newest(folder: str, *, model: nn.Module, optimizer: torch.optim.Optimiz
         except DamagedCheckpoint as damage:
             log.warning("the checkpoint %s is damaged (%s); an older one is used, or none", source, damage)
             continue
-        _restore(source, files, model=model, optimizer=optimizer)
+        _restore(source, files, parameters=parameters, optimizer=optimizer)
         return step
     return 0
 
@@ -80,10 +83,10 @@ def _restore(
     source: str,
     files: dict[str, dict[str, torch.Tensor]],
     *,
-    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    parameters, weights = _trained(model), files[MODEL]
+    weights = files[MODEL]
     _check_shapes(
         source, {n: tuple(w.shape) for n, w in weights.items()}, {n: tuple(p.shape) for n, p in parameters.items()}
     )
@@ -99,7 +102,7 @@ def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 

@@ -6,9 +6,9 @@ follow from the memory-mapped features without communication. Neither micro-batc
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,9 +23,10 @@ from tinyllm_ray.student.batches import (
     micro_batches,
     shard_examples,
 )
-from tinyllm_ray.student.objective import StudentLoss, Term, token_counts, used_components
-from tinyllm_ray.student.packed import compile_student, decoder_start
+from tinyllm_ray.student.objective import StudentLoss, Term, term_sums, token_counts, used_components
+from tinyllm_ray.student.packed import compile_student, decoder_start, target_logits
 from tinyllm_ray.student.shards import GradientSum, gather_rows, rank, shards_of, tree_sum, world_size
+from tinyllm_ray.student.weighting import Weighting, fixed
 
 if TYPE_CHECKING:  # a machine that only runs the step needs no Pydantic
     from transformers import PreTrainedModel
@@ -45,6 +46,7 @@ class Totals:
 
     sums: torch.Tensor  # float64 [T]: token losses of each term
     tokens: np.ndarray  # int64 [T]
+    weights: np.ndarray  # float64 [T]: of the terms, one step after another
     trained: int = 0  # target tokens
     processed: int = 0
     real: int = 0
@@ -60,6 +62,7 @@ class Replica:
     model: nn.Module
     terms: Sequence[Term]
     gradients: GradientSum
+    weighting: Weighting
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,16 @@ class Hooks:
     on_step: Callable[[int, torch.optim.Optimizer], None]
 
 
-def make_optimizer(model: nn.Module, training: "Training") -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, training: "Training", *, beside: Iterable[nn.Parameter] = (), rate_beside: float = 0.0
+) -> torch.optim.Optimizer:
+    """`beside`: what is trained beside the student, without decay and with a learning rate of its own."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rate, decay = training.learning_rate, training.weight_decay
-    return torch.optim.AdamW(parameters, lr=rate, betas=BETAS, weight_decay=decay, fused=True)
+    groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": decay, "times": 1.0}]
+    if others := list(beside):
+        groups.append({"params": others, "weight_decay": 0.0, "times": rate_beside / rate})
+    return torch.optim.AdamW(groups, lr=rate, betas=BETAS, fused=True)
 
 
 def learning_rate(step: int, training: "Training") -> float:
@@ -96,18 +105,22 @@ def train(
     first_step: int,
     dtype: str,
     hooks: Hooks,
+    weighting: Weighting | None = None,
 ) -> None:
-    """Run steps `first_step` .. training.steps - 1. Raises NotFinite with the question ids of the batch."""
+    """Run steps `first_step` .. training.steps - 1; without `weighting` the terms have their configured weights.
+
+    Raises NotFinite with the question ids of the batch.
+    """
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if training.compile:
         compile_student(model)
-    replica = make_replica(model, terms, shards=training.shards or world_size())
+    replica = make_replica(model, terms, shards=training.shards or world_size(), weighting=weighting)
     totals = new_totals(terms)
     for step in range(first_step, training.steps):
         model.train()
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, training)
+            group["lr"] = learning_rate(step, training) * group["times"]
         indices = step_examples(features, step, training=training, terms=terms, seed=seed)
         norm = step_gradients(
             replica, features, indices, training=training, dtype=dtype, seed=seed, step=step, totals=totals
@@ -117,19 +130,21 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         done = step + 1
         if done % training.log_every_steps == 0 or done == training.steps:
-            hooks.on_log(done, _metrics(totals, terms, norm, learning_rate(step, training)))
+            hooks.on_log(done, _metrics(totals, replica, norm, learning_rate(step, training)))
             totals = new_totals(terms)
         hooks.on_step(done, optimizer)
 
 
-def make_replica(model: nn.Module, terms: Sequence[Term], *, shards: int) -> Replica:
+def make_replica(
+    model: nn.Module, terms: Sequence[Term], *, shards: int, weighting: Weighting | None = None
+) -> Replica:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     module: nn.Module = StudentLoss(model, terms)
     gradients = GradientSum(trained, shards=shards)
     if world_size() > 1:
         module = nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
         module.register_comm_hook(None, gradients.hook)  # adds up where DDP's own way would take the mean
-    return Replica(module, model, terms, gradients)
+    return Replica(module, model, terms, gradients, weighting or fixed(terms))
 
 
 def step_examples(
@@ -157,30 +172,28 @@ def step_gradients(
     step: int,
     totals: Totals,
 ) -> torch.Tensor:
-    """Leave the gradient of the global batch in the parameters, clipped; returns its norm before that."""
+    """Leave the gradient of the global batch in the parameters, the student's clipped; returns its norm before that."""
     shards = replica.gradients.shards
-    examples = shard_examples(features, indices, shards=shards)
     counts = token_counts(features, indices, replica.terms)
-    mine = shards_of(rank(), ranks=world_size(), shards=shards)
-    rows = torch.zeros(
-        shards, len(replica.terms) + 2, dtype=torch.float64, device=next(replica.model.parameters()).device
+    parts = _my_parts(features, indices, training=training, shards=shards)
+    weights = replica.weighting.weights(
+        _mean_scores(replica, features, parts, counts=counts, dtype=dtype, seed=seed, step=step)
     )
-    for shard in mine:
+    rows = _rows(replica, columns=len(counts) + 2)
+    for shard in parts:
         seed_generators(seed, step, shard)
-        exchange = shard == mine[-1] and world_size() > 1
-        parts = micro_batches(
-            features,
-            examples[shard],
-            max_tokens=training.micro_batch_tokens,
-            max_examples=training.micro_batch_examples,
+        exchange = shard == max(parts) and world_size() > 1
+        rows[shard] = _backward(
+            replica, features, parts[shard], weights=weights, counts=counts, exchange=exchange, dtype=dtype
         )
-        rows[shard] = _backward(replica, features, parts, counts=counts, exchange=exchange, dtype=dtype)
         if not exchange:
             replica.gradients.put_aside(shard)
     replica.gradients.finish()
-    *sums, real, processed = tree_sum(gather_rows(rows)).unbind()
-    totals.sums += torch.stack(sums).cpu()
+    *sums, real, processed = tree_sum(gather_rows(rows)).tolist()
+    replica.weighting.set_gradient(_means(sums, counts))
+    totals.sums += torch.tensor(sums, dtype=torch.float64)
     totals.tokens += counts
+    totals.weights += weights
     totals.trained += int(features.examples[indices, TARGET_LENGTH].sum())
     totals.real += int(real)
     totals.processed += int(processed)
@@ -189,8 +202,63 @@ def step_gradients(
     return nn.utils.clip_grad_norm_(replica.gradients.parameters, math.inf if limit is None else limit)
 
 
+def _my_parts(
+    features: Features, indices: np.ndarray, *, training: "Training", shards: int
+) -> dict[int, list[np.ndarray]]:
+    """The micro-batches of each shard that this rank computes, in the shards' order."""
+    examples = shard_examples(features, indices, shards=shards)
+    tokens, sequences = training.micro_batch_tokens, training.micro_batch_examples
+    return {
+        shard: micro_batches(features, examples[shard], max_tokens=tokens, max_examples=sequences)
+        for shard in shards_of(rank(), ranks=world_size(), shards=shards)
+    }
+
+
+def _mean_scores(
+    replica: Replica,
+    features: Features,
+    parts: Mapping[int, Sequence[np.ndarray]],
+    *,
+    counts: Sequence[int],
+    dtype: str,
+    seed: int,
+    step: int,
+) -> list[float | None]:
+    """The mean score of each term's tokens in the global batch, by a forward pass of its own with the dropout of the
+    one that follows; none where the weights need no scores."""
+    score = replica.weighting.score
+    if score is None:
+        return [None] * len(counts)
+    terms = [replace(term, token_losses=score) for term in replica.terms]
+    rows = _rows(replica, columns=len(terms))
+    with torch.no_grad(), torch.autocast(rows.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+        for shard, its_parts in parts.items():
+            seed_generators(seed, step, shard)
+            for part in its_parts:
+                batch = collate(features, part, decoder_start=decoder_start(replica.model)).to(rows.device)
+                rows[shard] += term_sums(target_logits(replica.model, batch), batch, terms)
+    return _means(tree_sum(gather_rows(rows)).tolist(), counts)
+
+
+def _rows(replica: Replica, *, columns: int) -> torch.Tensor:
+    """What each shard's sums are written to; float64 [shards, columns]."""
+    device = next(replica.model.parameters()).device
+    return torch.zeros(replica.gradients.shards, columns, dtype=torch.float64, device=device)
+
+
+def _means(sums: Sequence[float], counts: Sequence[int]) -> list[float | None]:
+    return [total / count if count else None for total, count in zip(sums, counts, strict=True)]
+
+
 def _backward(
-    replica: Replica, features: Features, parts: Sequence[np.ndarray], *, counts: list[int], exchange: bool, dtype: str
+    replica: Replica,
+    features: Features,
+    parts: Sequence[np.ndarray],
+    *,
+    weights: list[float],
+    counts: list[int],
+    exchange: bool,
+    dtype: str,
 ) -> torch.Tensor:
     """One shard's backward passes. Returns each term's sum, then the real and the computed positions; [T + 2].
 
@@ -205,7 +273,7 @@ def _backward(
         if isinstance(replica.module, nn.parallel.DistributedDataParallel):
             replica.module.require_backward_grad_sync = exchange and number >= len(parts) - 1
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-            loss, sums = replica.module(batch, counts if parts else [0] * len(counts))
+            loss, sums = replica.module(batch, weights, counts if parts else [0] * len(counts))
         loss.backward()
         if parts:
             result += torch.cat([sums.double(), torch.tensor(_positions(batch), dtype=torch.float64, device=device)])
@@ -218,9 +286,9 @@ def seed_generators(seed: int, step: int, shard: int) -> None:
 
 
 def new_totals(terms: Sequence[Term]) -> Totals:
-    return Totals(
-        torch.zeros(len(terms), dtype=torch.float64), np.zeros(len(terms), np.int64), started=time.perf_counter()
-    )
+    count = len(terms)
+    sums, tokens, weights = torch.zeros(count, dtype=torch.float64), np.zeros(count, np.int64), np.zeros(count)
+    return Totals(sums, tokens, weights, started=time.perf_counter())
 
 
 def _positions(batch: Batch) -> tuple[int, int]:
@@ -248,16 +316,16 @@ def _check_finite(norm: torch.Tensor, totals: Totals, features: Features, indice
     )
 
 
-def _metrics(totals: Totals, terms: Sequence[Term], norm: torch.Tensor, rate: float) -> dict[str, float]:
+def _metrics(totals: Totals, replica: Replica, norm: torch.Tensor, rate: float) -> dict[str, float]:
     """Means over the steps since the last log line."""
-    means = {
-        term.name: total / count
-        for term, total, count in zip(terms, totals.sums.tolist(), totals.tokens, strict=True)
-        if count
-    }
+    names = [term.name for term in replica.terms]
+    found = zip(names, _means(totals.sums.tolist(), totals.tokens.tolist()), strict=True)
+    means = {name: mean for name, mean in found if mean is not None}
+    weights = dict(zip(names, (totals.weights / totals.steps).tolist(), strict=True))
     return {
-        "train/loss": sum(term.weight * means[term.name] for term in terms if term.name in means),
+        "train/loss": sum(weights[name] * mean for name, mean in means.items()),
         **{f"train/loss/{name}": mean for name, mean in means.items()},
+        **({f"train/weight/{name}": weight for name, weight in weights.items()} if replica.weighting.varies else {}),
         "train/learning_rate": rate,
         "train/gradient_norm": norm.item(),
         "time/step_ms": 1000 * (time.perf_counter() - totals.started) / totals.steps,

@@ -2,8 +2,9 @@
 
     loss = sum over terms t of  weight_t / N_t x sum over t's target tokens of its token losses
 
-N_t is the number of t's target tokens in the global batch, over all micro-batches, shards and ranks. The label and
-each teacher's rationales are one term each, with the cross-entropy as token losses; `loss.custom` names further terms.
+N_t is the number of t's target tokens in the global batch, over all micro-batches, shards and ranks; weight_t is a
+number that stays the same within a step (student/weighting.py). The label and each teacher's rationales are one term
+each, with the cross-entropy as token losses; `loss.custom` names further terms.
 Legend: M target tokens, V vocabulary, T terms.
 """
 
@@ -34,20 +35,20 @@ def cross_entropy(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 @dataclass(frozen=True)
 class Term:
     name: str  # `label`, a teacher, or a name under loss.custom: in metrics `train/loss/<name>`
-    weight: float
+    weight: float  # as configured; 0: the term is not trained
     components: tuple[int, ...]  # whose target tokens it is taken over, as positions in `Features.components`
     token_losses: TokenLosses = cross_entropy
 
 
 def objective(
-    logits: torch.Tensor, batch: Batch, *, terms: Sequence[Term], counts: Sequence[float]
+    logits: torch.Tensor, batch: Batch, *, terms: Sequence[Term], weights: Sequence[float], counts: Sequence[float]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """This batch's part of the loss (scalar) and the sum of each term's token losses [T].
 
-    `counts`: N_t of each term, which is 0 where the global batch has no token for it.
+    `weights`: of each term; `counts`: N_t of each term, which is 0 where the global batch has no token for it.
     """
     sums = term_sums(logits, batch, terms)
-    scale = [term.weight / count if count else 0.0 for term, count in zip(terms, counts, strict=True)]
+    scale = [weight / count if count else 0.0 for weight, count in zip(weights, counts, strict=True)]
     return (torch.tensor(scale, device=sums.device) * sums).sum(), sums.detach()
 
 
@@ -92,8 +93,10 @@ class StudentLoss(nn.Module):
         self.model = model
         self.terms = terms
 
-    def forward(self, batch: Batch, counts: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
-        return objective(target_logits(self.model, batch), batch, terms=self.terms, counts=counts)
+    def forward(
+        self, batch: Batch, weights: Sequence[float], counts: Sequence[float]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return objective(target_logits(self.model, batch), batch, terms=self.terms, weights=weights, counts=counts)
 
 
 def _tokens_of(term: Term, batch: Batch) -> torch.Tensor:

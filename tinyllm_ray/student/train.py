@@ -23,7 +23,7 @@ from tinyllm_ray.rows import Prediction, Question
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student import records
 from tinyllm_ray.student.batches import shuffled_rationales
-from tinyllm_ray.student.checkpoint import load_newest, save_checkpoint
+from tinyllm_ray.student.checkpoint import load_newest, save_checkpoint, trained
 from tinyllm_ray.student.checks import check_dtype, check_weights, with_shards
 from tinyllm_ray.student.evaluate import evaluate, validation_losses
 from tinyllm_ray.student.loop import Hooks, NotFinite, check_finite_weights, make_optimizer, train, trained_tokens
@@ -31,6 +31,7 @@ from tinyllm_ray.student.model import load_student, merge_lora, parameter_count
 from tinyllm_ray.student.objective import Term, terms_of
 from tinyllm_ray.student.predict import answering_of
 from tinyllm_ray.student.shards import rank
+from tinyllm_ray.student.weighting import Weighting, weighting_of
 
 Report = Callable[[dict[str, Any]], None]
 SCORE_NAMES = {"validation": "eval", "test": "test"}
@@ -59,6 +60,7 @@ class Run:
     tokenizer: StudentTokenizer
     features: Features
     terms: list[Term]
+    weighting: Weighting
     recorder: records.Recorder | None  # rank 0 only
     report: Report
     last: dict[str, Any] | None = None  # the latest evaluation
@@ -102,6 +104,7 @@ def _train(run: Run, optimizer: torch.optim.Optimizer, first_step: int, *, start
         first_step=first_step,
         dtype=experiment.student.dtype,
         hooks=hooks,
+        weighting=run.weighting,
     )
     if training.steps == 0:
         _after_step(run, 0, optimizer)
@@ -121,15 +124,21 @@ def _start(
     check_weights(experiment, features)
     if experiment.training.shuffle_rationales:
         features = shuffled_rationales(features, seed=trial.seed)
-    optimizer = make_optimizer(model, experiment.training)
-    first_step = load_newest(storage.join(trial.dir, "checkpoints"), model=model, optimizer=optimizer)
+    loss = experiment.loss
+    terms = terms_of(loss, features.components)
+    weighting = weighting_of(loss, terms, teachers=features.components[1:], device=device)
+    beside = weighting.parameters()
+    optimizer = make_optimizer(
+        model, experiment.training, beside=beside.values(), rate_beside=loss.uncertainty_learning_rate
+    )
+    checkpoints = storage.join(trial.dir, "checkpoints")
+    first_step = load_newest(checkpoints, parameters=trained(model) | beside, optimizer=optimizer)
     recorder = None
     if rank() == 0:
         config = yaml.safe_dump(public(experiment), sort_keys=False)
         storage.write_bytes(storage.join(trial.dir, "config.yaml"), config.encode())
         recorder = records.Recorder(trial.dir, first_step=first_step)
-    terms = terms_of(experiment.loss, features.components)
-    run = Run(trial, experiment, model, tokenizer, features, terms, recorder, report)
+    run = Run(trial, experiment, model, tokenizer, features, terms, weighting, recorder, report)
     for row in [row for row in records.read_evaluations(trial.dir) if row["step"] <= first_step]:
         report(row)
     return run, optimizer, first_step
@@ -161,7 +170,8 @@ def _after_step(run: Run, step: int, optimizer: torch.optim.Optimizer) -> None:
         _evaluate(run, step)
     if run.recorder and saves:
         run.recorder.flush()  # first, so that the metrics up to a checkpoint are there when it is
-        save_checkpoint(storage.join(run.trial.dir, "checkpoints"), step, model=run.model, optimizer=optimizer)
+        parameters = trained(run.model) | run.weighting.parameters()
+        save_checkpoint(storage.join(run.trial.dir, "checkpoints"), step, parameters=parameters, optimizer=optimizer)
     if evaluates:
         run.report(run.last or {"step": step})
 

@@ -24,6 +24,12 @@ def check_search(experiment: Experiment) -> None:
         )
     if (search.searcher == "custom") != (search.searcher_path is not None):
         raise UserError("search.searcher custom and search.searcher_path go together; set both or neither")
+    weights = [key for key in search.space if key == "loss.label_weight" or key.startswith("loss.rationale_weights.")]
+    if weights and experiment.loss.weighting == "uncertainty" and "loss.weighting" not in search.space:
+        raise UserError(
+            f"search.space.{weights[0]} would change nothing, since loss.weighting: uncertainty learns the weights; "
+            "take it out of search.space, set loss.weighting to fixed, or search loss.weighting too"
+        )
     if len(search.objectives) > 1 and (search.searcher != "optuna" or search.scheduler != "none"):
         raise UserError("search.objectives has two entries; that needs searcher optuna and scheduler none")
 
