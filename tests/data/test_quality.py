@@ -49,6 +49,10 @@ def test_a_text_at_the_limit_of_tokens_is_cut_off_even_when_it_ends_in_a_full_st
     assert flags("Water freezes below zero degrees in winter.", finish_reason="length") == ["cut_off"]
 
 
+def test_a_text_that_was_ended_as_a_loop_loops_whatever_share_of_it_that_was() -> None:
+    assert flags("Water freezes below zero degrees, so it turns into ice.", finish_reason="repetition") == ["looping"]
+
+
 def test_a_stated_choice_other_than_the_gold_answer_contradicts_it() -> None:
     text = "It is warm in summer, so the answer is steam."
     assert flags(text, answer="ice", predicted="steam") == ["answer_contradicted"]

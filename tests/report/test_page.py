@@ -58,6 +58,18 @@ def test_the_page_works_in_the_dark_on_a_phone_and_on_paper(page):
     assert "prefers-color-scheme: dark" in html and 'name="viewport"' in html and "@media print" in html
 
 
+def test_a_curve_of_one_evaluation_is_a_dot(data):
+    from matplotlib.figure import Figure
+
+    marks = []
+    for points in ([(10, 0.5)], [(10, 0.5), (20, 0.75)]):
+        axes = Figure().subplots()
+        draw_curves(replace(data, curves={"eval/accuracy": {"label_only": points}}), "eval/accuracy", axes)
+        line = next(line for line in axes.lines if line.get_label() == "label only")
+        marks.append((line.get_marker(), list(line.get_ydata())))
+    assert marks == [("o", [50.0]), ("None", [50.0, 75.0])]
+
+
 def test_figures_lie_beside_the_page_and_with_it_in_mlflow(page, study):
     made, _ = page
     beside = {path.name for path in Path(made["report"]).parent.iterdir()} - {"report.json"}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
+from tinyllm_ray.terminal.progress import step
 
 SUFFIX = ".gguf"
 
@@ -43,7 +44,8 @@ def _make(file: Path, folder: Path, *, key: str) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
     try:
-        _convert(file, made, key=key)
+        with step(f"unpacking {file.name}"):
+            _convert(file, made, key=key)
         os.chmod(made, 0o755)
         if not folder.exists():
             made.rename(folder)
@@ -54,7 +56,9 @@ def _make(file: Path, folder: Path, *, key: str) -> None:
 def _convert(file: Path, folder: Path, *, key: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # one line of our own is shown
     try:
         loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)

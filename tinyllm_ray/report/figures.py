@@ -167,7 +167,8 @@ def draw_curves(data: ReportData, metric: str, axes: Any) -> None:
         steps, values = zip(*points, strict=True)
         dash = "--" if variant.startswith("without_") or variant == "final" else "-"
         tint = color(variant, teachers)
-        axes.plot(steps, [scale * value for value in values], dash, color=tint, lw=1.6, label=words(variant))
+        mark = "o" if len(steps) == 1 else None  # a line through one point is not seen
+        axes.plot(steps, [scale * y for y in values], dash, marker=mark, color=tint, lw=1.6, label=words(variant))
     if scale == 1 and not metric.startswith(WEIGHT):
         log_axis(axes, which="y")
     elif data.chance is not None:
