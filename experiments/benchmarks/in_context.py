@@ -60,16 +60,20 @@ def _figures(folder: str, *, max_tokens: int) -> dict[str, Any]:
     rows = store.read(folder, "train", failures=True).to_pylist()
     counted = statistics(rows)
     ends = [row["finish_reason"] for row in rows]
+    loops = [row for row in rows if row["finish_reason"] == "repetition"]
     return {
         **{name: counted[name] for name in ("rows", "failed", "clean_share", "words_median", "output_tokens_mean")},
         "flag_share": {name: counted["flag_share"][name] for name in SHOWN},
         "finish_reasons": {reason: ends.count(reason) for reason in sorted(set(ends))},
         "allowed_tokens": max_tokens * counted["rows"],
+        "saved_at_loops": sum(
+            max_tokens - row["output_tokens"] for row in rows if row["finish_reason"] == "repetition"
+        ),
     }
 
 
 def _tokens(folder: str, *, output_dir: str) -> dict[str, Any]:
-    """Over all runs that wrote to the store: what the stops left unwritten, and the seconds of the teacher's work."""
+    """Over all runs that wrote to the store: what stop texts and ended loops left unwritten, and the seconds of work."""
     from tinyllm_ray import storage
 
     runs = [storage.read_json(uri) for uri in storage.list_files(storage.join(output_dir, "generation"), ".json")]
