@@ -66,9 +66,7 @@ def _figures(folder: str, *, max_tokens: int) -> dict[str, Any]:
         "flag_share": {name: counted["flag_share"][name] for name in SHOWN},
         "finish_reasons": {reason: ends.count(reason) for reason in sorted(set(ends))},
         "allowed_tokens": max_tokens * counted["rows"],
-        "saved_at_loops": sum(
-            max_tokens - row["output_tokens"] for row in rows if row["finish_reason"] == "repetition"
-        ),
+        "saved_at_loops": sum(max_tokens - row["output_tokens"] for row in loops),
     }
 
 
