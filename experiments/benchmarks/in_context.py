@@ -71,7 +71,7 @@ def _figures(folder: str, *, max_tokens: int) -> dict[str, Any]:
 
 
 def _tokens(folder: str, *, output_dir: str) -> dict[str, Any]:
-    """Over all runs that wrote to the store: what stop texts and ended loops left unwritten, and the seconds of work."""
+    """Over all runs that wrote to the store: tokens that stop texts and ended loops left unwritten, and seconds."""
     from tinyllm_ray import storage
 
     runs = [storage.read_json(uri) for uri in storage.list_files(storage.join(output_dir, "generation"), ".json")]
