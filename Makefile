@@ -6,7 +6,7 @@ VARIANT := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 EXPERIMENT ?= experiments/miniature.yaml
 WORKERS ?= 2
 WHEELS := outputs/wheels
-SHORTER := output.dir=outputs/smollm2-short dataset.max_rows=8 prompts.in_context.rationales=none \
+SHORTER := output.dir=outputs/smollm2-short dataset.max_rows=8 pools.teacher.workers=1 prompts.in_context.rationales=none \
   teachers.smollm2.sampling.max_tokens=48 training.steps=2 training.eval_every_steps=2 evaluation.student_rationales=0
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
