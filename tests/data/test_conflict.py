@@ -15,6 +15,8 @@ ANSWERS = {
 
 def test_accuracy_agreement_and_oracle_are_counted_by_question() -> None:
     found = find_conflict(QUESTIONS, ANSWERS)
+    assert found.right == {"a": 2, "b": 1, "c": 1}
+    assert found.stated == {"a": 4, "b": 3, "c": 2}
     assert found.accuracy == {"a": 0.5, "b": 0.25, "c": 0.25}
     assert found.pairs == [
         Pair("a", "b", 3, pytest.approx(2 / 3), 0.5),  # the same on q0, right, and on q2, wrong

@@ -11,6 +11,7 @@ from tinyllm_ray.report.figures import _curve_titles, draw_curves, pareto_front,
 from tinyllm_ray.report.make import make_report
 from tinyllm_ray.report.page import method_rows, render_page, search_summary, winner_sentence
 from tinyllm_ray.report.published import published
+from tinyllm_ray.report.routers import Routed, RouterShown
 from tinyllm_ray.report.search_figures import _heights, _size_order
 from tinyllm_ray.report.style import words
 
@@ -183,11 +184,36 @@ def test_a_teachers_name_is_written_as_the_config_has_it():
 
 
 def test_the_teachers_own_answers_show_how_far_choosing_could_go(page, data):
-    split, own = data.conflict
-    assert split == "train"
+    own = data.conflict.found
+    assert (data.conflict.split, data.conflict.forced) == ("train", False)
     assert own.accuracy == {"llama": 0.75, "flan": 0.25}  # of four colors, ten questions each
     (pair,) = own.pairs
     assert (pair.questions, pair.agree, pair.agreed_right) == (40, 0.5, 0.5)  # on red, right, and on blue, wrong
     assert (own.oracle, own.nobody) == (0.75, 10)
     _, html = page
     assert "10 questions are solved by nobody" in html and "llama and flan" in html
+
+
+def test_teachers_that_contradict_each_other_stand_side_by_side(page, data):
+    assert len(data.contradictions) == 20
+    html = page[1].partition("Where the teachers contradict each other")[2]
+    assert "llama answers “green”, which is right" in html and "flan answers “red”, which is wrong" in html
+
+
+def test_what_the_rationales_state_carries_its_caveat(data):
+    forced = replace(data, conflict=replace(data.conflict, forced=True))
+    html = render_page(forced, [], [], uri="sqlite:///m.db")
+    assert "What the rationales state" in html and "as the published rationales were made, mostly repeats it" in html
+
+
+def test_a_router_is_explained(data):
+    held_out = {"questions": 8, "router": 0.75, "best_teacher": 0.5, "best_teacher_name": "llama", "oracle": 0.875}
+    teachers = [
+        Routed("llama", 0.625, ["iron", "sink"], [("Does iron sink?", 0.61)]),
+        Routed("flan", 0.375, [], []),
+    ]
+    html = render_page(replace(data, router=RouterShown(40, held_out, teachers)), [], [], uri="sqlite:///m.db")
+    text = " ".join(re.sub(r"<[^>]*>", " ", html).split())
+    assert "right on 75.0% of the other 8; the best single teacher, llama, is right on 50.0%" in text
+    assert "llama 62.5 iron, sink Does iron sink? (0.61)" in text
+    assert "What the router has learned" not in render_page(data, [], [], uri="sqlite:///m.db")

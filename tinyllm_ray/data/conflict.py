@@ -28,6 +28,8 @@ class Pair:
 @dataclass(frozen=True)
 class Conflict:
     questions: int
+    stated: dict[str, int]  # teacher -> questions to which its first text states an answer
+    right: dict[str, int]  # of those, how many it answers rightly
     passes: dict[str, dict[int, float]]  # teacher -> k -> share of questions that one of k samples gets right
     pairs: list[Pair]
     oracle: float  # share of questions whose first answer is right of at least one teacher
@@ -52,6 +54,10 @@ def find_conflict(questions: Sequence[Question], answers: Answers) -> Conflict:
     solved = [any(any(marks[q.question_id]) for marks in right.values()) for q in questions]
     return Conflict(
         questions=len(questions),
+        stated={
+            teacher: sum(any(own.get(q.question_id, [])[:1]) for q in questions) for teacher, own in answers.items()
+        },
+        right={teacher: sum(row[:1] == [True] for row in marks.values()) for teacher, marks in right.items()},
         passes={teacher: _passes(list(marks.values())) for teacher, marks in right.items()},
         pairs=[_pair(one, other, questions, answers) for one, other in combinations(answers, 2)],
         oracle=sum(first) / max(len(questions), 1),

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data import store
-from tinyllm_ray.data.conflict import Conflict, find_conflict
 from tinyllm_ray.data.quality import agreement, statistics
 from tinyllm_ray.data.questions import known_overlaps
-from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.redact import redact
+from tinyllm_ray.report.conflicts import Contradiction, OwnAnswers, find_contradictions, read_own_answers
+from tinyllm_ray.report.routers import RouterShown, read_router
 from tinyllm_ray.rows import SPLITS, Question, from_values
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.tasks.registry import task_of
@@ -76,12 +76,14 @@ class ReportData:
     agreement: dict[str, float]  # "a & b" -> share
     generations: list[dict[str, Any]]  # by run that generated: teacher -> its report
     samples: list[dict[str, Any]]
-    conflict: tuple[str, Conflict] | None  # of the teachers' own answers, and the split that they are of
+    conflict: OwnAnswers | None
     missing: list[str]
     overlaps: list[str]  # what the splits have in common, in sentences
     chance: float | None = None  # test accuracy of a guess, from 0 to 1
     gold_share: dict[str, float] = field(default_factory=dict)  # teacher -> stated answers that are the gold one
     own_rationales: list[dict[str, Any]] = field(default_factory=list)  # test questions with the student's texts
+    contradictions: list[Contradiction] = field(default_factory=list)
+    router: RouterShown | None = None  # the newest one
 
     @property
     def methods(self) -> dict[str, list[Trained]]:
@@ -112,6 +114,10 @@ def read_report(experiment: Experiment, *, output_dir: str, uri: str) -> ReportD
     datasets = records.datasets(parent.run_id)
     teachers = _teachers(experiment, parent, output_dir, missing)
     questions = {item.name.rpartition("-")[2]: _questions(item, missing) for item in datasets}
+    asked = {split: [from_values(row, Question) for row in rows] for split, rows in questions.items()}
+    stores = {teacher.name: teacher.store for teacher in teachers}
+    conflict = read_own_answers(experiment, parent.tags, asked, stores, missing)
+    texts = {teacher.name: teacher.rationales for teacher in teachers}
     return ReportData(
         experiment,
         parent,
@@ -125,12 +131,14 @@ def read_report(experiment: Experiment, *, output_dir: str, uri: str) -> ReportD
         ),
         [json.loads(records.artifact(parent.run_id, path)) for path in records.files(parent.run_id, "generation")],
         _samples(teachers, questions),
-        _conflict(experiment, parent, questions, missing),
+        conflict,
         missing,
         known_overlaps(output_dir, experiment.dataset.name),
         chance(questions["test"]) if "test" in questions else None,
         {teacher.name: share for teacher in teachers if (share := gold_share(teacher, questions)) is not None},
         _own_rationales(trials, records, teachers, questions),
+        find_contradictions(conflict, texts) if conflict else [],
+        read_router(output_dir, experiment, asked["train"]) if "train" in asked else None,
     )
 
 
@@ -263,22 +271,6 @@ def _own_rationales(
         for row in table.to_pylist()
         if row["rationales"] and row["question_id"] in asked
     ]
-
-
-def _conflict(
-    experiment: Experiment, parent: Record, questions: Mapping[str, Sequence[dict[str, Any]]], missing: list[str]
-) -> tuple[str, Conflict] | None:
-    """From the first split that every teacher has answered by itself; None where there is none."""
-    names = [StoreId(teacher.name, answers=True) for teacher in experiment.teachers]
-    folders = {i.teacher: parent.tags[f"rationales.{i}"] for i in names if f"rationales.{i}" in parent.tags}
-    for split in SPLITS if len(folders) == len(names) else []:
-        try:
-            answers = {teacher: store.every_answer(folder, split) for teacher, folder in folders.items()}
-            if all(answers.values()) and split in questions:
-                return split, find_conflict([from_values(row, Question) for row in questions[split]], answers)
-        except (UserError, OSError) as error:
-            missing.append(f"the teachers' own answers to {split}: {error}")
-    return None
 
 
 def _samples(

@@ -52,6 +52,8 @@ def render_page(data: ReportData, effects: Sequence[Effect], figures: Sequence[F
         agreement=data.agreement,
         samples=data.samples,
         conflict=data.conflict,
+        contradictions=data.contradictions,
+        router=data.router,
         flags=FLAGS,
         costs=cost_rows(data),
         generations=[report for generation in data.generations for report in generation.values()],

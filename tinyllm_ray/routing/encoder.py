@@ -111,7 +111,7 @@ def load_encoder(experiment: Experiment, *, tokenizer_folder: str) -> Encoder:
             lambda texts: [tokenizer.cut(ids, settings.max_tokens, target=False) for ids in tokenizer.sources(texts)],
             first_token=False,
         )
-    return _load_named(str(Path(settings.encoder).expanduser()), max_tokens=settings.max_tokens)
+    return load_named(str(Path(settings.encoder).expanduser()), max_tokens=settings.max_tokens)
 
 
 def _reads_words(experiment: Experiment) -> bool:
@@ -125,7 +125,8 @@ def _word_vector(word: str) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(WORD_WIDTH) / math.sqrt(WORD_WIDTH)
 
 
-def _load_named(name: str, *, max_tokens: int) -> Encoder:
+def load_named(name: str, *, max_tokens: int) -> Encoder:
+    """A model of transformers by its folder or hub id. Raises UserError where it cannot be loaded."""
     from transformers import AutoModel, AutoTokenizer
 
     try:
