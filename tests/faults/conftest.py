@@ -2,12 +2,32 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.small_experiment import STARTED
 
 Record = Callable[..., None]
+# The longest come first, so that no worker ends alone.
+LONGEST = ("lost_student_node", "killed_in_a_search", "away_for_60", "damaged", "killed_in_training", "head_restarted")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        found = [number for number, part in enumerate(LONGEST) if part in item.name]
+        return found[0] if found else len(LONGEST)
+
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    items[:] = [item for item in items if item not in here] + sorted(here, key=rank)
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_on() -> Iterator[None]:
+    """A command that a failed test left behind would slow down the tests after it."""
+    yield
+    while STARTED:
+        STARTED.pop().kill()
 
 
 @pytest.fixture

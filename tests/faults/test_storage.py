@@ -15,7 +15,7 @@ from pathlib import Path
 import boto3
 import pytest
 from support.ray_head import free_port
-from support.small_experiment import Running, wait_until
+from support.small_experiment import PATIENCE_S, Running, wait_until
 
 from tinyllm_ray import storage
 from tinyllm_ray.data import store
@@ -52,13 +52,13 @@ def test_a_store_that_is_away_for_30_seconds_loses_no_row(
         writer = Running(process, log)
         wait_until(lambda: len(storage.list_files(folder, ".parquet")) >= 5, running=writer)
         Gate.away.set()
-        time.sleep(AWAY_S)
-        assert writer.process.poll() is None, writer.said()
+        back = time.monotonic() + AWAY_S
+        wait_until(lambda: time.monotonic() >= back, running=writer)
         Gate.away.clear()
         there = len(storage.list_files(folder, ".parquet"))
         assert there < PARTS
         seconds = wait_until(lambda: len(storage.list_files(folder, ".parquet")) > there, running=writer)
-        assert writer.process.wait(120) == 0, writer.said()
+        assert writer.process.wait(PATIENCE_S) == 0, writer.said()
         keys = store.read(folder, "train", ["key"])["key"].to_pylist()
         lost, twice = 4 * PARTS - len(set(keys)), store.count_twice(folder, "train")
         assert (lost, twice) == (0, 0)
@@ -107,9 +107,8 @@ def gated_server(port: int) -> Iterator[None]:
     with socketserver.ThreadingTCPServer(("127.0.0.1", port), Gate) as gate:
         threading.Thread(target=gate.serve_forever, daemon=True).start()
         try:
-            while not answers(Gate.target):
-                assert server.poll() is None
-                time.sleep(0.2)
+            wait_until(lambda: answers(Gate.target) or server.poll() is not None)
+            assert server.poll() is None
             yield
         finally:
             Gate.away.clear()

@@ -1,7 +1,6 @@
 """Teachers whose driver or engine is killed with SIGKILL in the middle: nothing lost, nothing twice."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -9,9 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
+from support.small_experiment import Running, kill_driver, processes_of, wait_until
 from support.tiny_teachers import experiment, question_files, save_llama
 
 from tinyllm_ray import storage
@@ -42,13 +41,6 @@ def parts(folder: str) -> list[str]:
     return storage.list_files(folder, ".parquet")
 
 
-def wait_for(condition: Callable[[], bool], *, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_llama(tmp_path_factory.mktemp("llama"))
@@ -63,14 +55,13 @@ def test_a_driver_killed_in_the_middle_loses_no_row_and_makes_none_twice(
         f"import sys; sys.path[:0] = [{str(here.parent)!r}, {str(here.parents[1])!r}]; "
         f"import test_teachers; test_teachers.run_here({str(tmp_path)!r}, {llama!r})"
     )
-    driver = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    log = tmp_path / "driver.log"
+    with log.open("w") as said:
+        driver = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=said, stderr=said)
     try:
-        wait_for(lambda: len(parts(folder)) >= 3 or driver.poll() is not None, seconds=300)
-        assert driver.poll() is None, "the driver ended by itself"
+        wait_until(lambda: len(parts(folder)) >= 3, running=Running(driver, log))
     finally:
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
-    time.sleep(1)
+        kill_driver(driver)
     stored = {row["key"] for row in store.read(folder, "train", ["key"]).to_pylist()}
     assert len(stored) == BATCH * len(parts(folder)) < ROWS
 
@@ -91,16 +82,14 @@ def test_a_run_goes_on_when_its_engine_is_killed(llama: str, tmp_path: Path, rec
     recovered_s: list[float] = []
 
     def kill_engine() -> None:
-        wait_for(lambda: len(parts(folder)) >= 2, seconds=300)
-        for process in psutil.Process().children(recursive=True):
-            if "VllmActor" in " ".join(process.cmdline()):
-                process.kill()
-                killed.append(process.pid)
-        began, there = time.monotonic(), len(parts(folder))
-        wait_for(lambda: len(parts(folder)) > there, seconds=300)
-        recovered_s.append(time.monotonic() - began)
+        wait_until(lambda: len(parts(folder)) >= 2)
+        for process in processes_of(os.getpid(), "VllmActor"):
+            process.kill()
+            killed.append(process.pid)
+        there = len(parts(folder))
+        recovered_s.append(wait_until(lambda: len(parts(folder)) > there))
 
-    killer = threading.Thread(target=kill_engine)
+    killer = threading.Thread(target=kill_engine, daemon=True)
     killer.start()
     report = run_here(str(tmp_path), llama)["decoder"]
     killer.join()

@@ -120,7 +120,7 @@ def test_a_job_stopped_in_mid_run_leaves_no_process_and_no_half_file_and_is_cont
     jobs.stop_job(first)
     wait_until(lambda: ended(jobs, first))
     assert jobs.get_job_status(first) == JobStatus.STOPPED
-    wait_until(lambda: workers(head) == [], timeout_s=30)
+    wait_until(lambda: workers(head) == [])
     stored = parts(out)
     assert 1 <= len(stored) < ROWS // 8, "all was done before the job was stopped"
     assert all(len(storage.read_table(part)) <= 8 for part in stored)

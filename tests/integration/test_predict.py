@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.champions import PREFIX, questions_asked
+from support.rounding import STUDENT_TERMS, rounding
 from support.small_experiment import COMMAND
 from support.tiny_students import save_model
 
@@ -67,5 +68,6 @@ def test_every_row_is_as_evaluate_has_it_and_parts_that_are_there_are_not_answer
     result, _ = ask(tmp_path, "--out", "again.parquet")
     table = storage.read_table(str(tmp_path / "again.parquet")).to_pylist()
     assert [row["answer"] for row in table] == [row.predicted for row in expected]
-    assert [row["scores"] for row in table] == [pytest.approx(row.choice_scores, rel=1e-4) for row in expected]
+    close = rounding(STUDENT_TERMS)  # its batches are others
+    assert [row["scores"] for row in table] == [pytest.approx(row.choice_scores, rel=close) for row in expected]
     assert result["accuracy"] == pytest.approx(metrics["eval/accuracy"])

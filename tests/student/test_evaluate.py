@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support.rounding import STUDENT_TERMS, rounding
 
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data.features import open_features
@@ -49,7 +50,7 @@ def test_choice_scores_equal_one_forward_pass_for_each_choice(reader, world):
     scores = choice_scores(reader, questions)
     for question, row in list(zip(questions, scores, strict=True))[::3]:
         plain = [plain_score(reader, question, choice) for choice in question.choices]
-        assert row == pytest.approx(plain, rel=1e-4)
+        assert row == pytest.approx(plain, rel=rounding(STUDENT_TERMS))
 
 
 def test_batched_generation_equals_one_question_at_a_time(reader, world):

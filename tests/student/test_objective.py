@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from support.rounding import STUDENT_TERMS, rounding
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -145,9 +146,10 @@ def test_loss_and_gradients_equal_the_plain_way(name, micro_batches):
     plain.backward()
     plain_gradient = gradients(model)
 
-    assert ours == pytest.approx(plain.item(), rel=1e-5)
-    assert (our_gradient - plain_gradient).norm() / plain_gradient.norm() < 1e-4
-    assert (our_gradient - plain_gradient).abs().max() < 1e-4 * plain_gradient.abs().max()
+    forward, backward = rounding(STUDENT_TERMS), rounding(2 * STUDENT_TERMS)  # a gradient passes through all twice
+    assert ours == pytest.approx(plain.item(), rel=forward)
+    assert (our_gradient - plain_gradient).norm() / plain_gradient.norm() < backward
+    assert (our_gradient - plain_gradient).abs().max() < backward * plain_gradient.abs().max()
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
@@ -158,7 +160,7 @@ def test_compiled_layers_give_the_same_loss(name):
     batch = packed(model, rows, sources)
     before = target_logits(model, batch)
     compile_student(model)
-    torch.testing.assert_close(target_logits(model, batch), before, rtol=1e-4, atol=1e-5)
+    assert (target_logits(model, batch) - before).abs().max() < rounding(STUDENT_TERMS) * before.abs().max()
 
 
 def five_tokens():
@@ -219,5 +221,6 @@ def test_the_loss_of_a_student_that_knows_nothing_is_the_log_of_the_vocabulary()
     batch = pack([np.array([5, 6])], [0, 0], [np.array([7, 1]), np.array([8])], [0, 1], decoder_start=0)
     terms = [Term("label", 1.0, (0,)), Term("teacher", 0.25, (1,))]
     loss, sums = StudentLoss(model, terms)(batch, [1.0, 0.25], [2, 1])
-    assert sums.tolist() == pytest.approx([2 * math.log(VOCABULARY), math.log(VOCABULARY)])
-    assert loss.item() == pytest.approx(1.25 * math.log(VOCABULARY))
+    exact = rounding(VOCABULARY)  # of the sum in the softmax
+    assert sums.tolist() == pytest.approx([2 * math.log(VOCABULARY), math.log(VOCABULARY)], rel=exact)
+    assert loss.item() == pytest.approx(1.25 * math.log(VOCABULARY), rel=exact)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from support.rounding import STUDENT_TERMS, rounding
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tinyllm_ray import storage
@@ -128,24 +129,31 @@ def test_lora_trains_only_adapters_and_saves_a_plain_model(world, model):
     assert not any("lora" in name for name, _ in loaded.named_parameters())
     scores = evaluate_folder(f"{trial.dir}/model", validate(trial.experiment), questions=trial.questions["validation"])
     assert scores["eval/accuracy"] == result["eval/accuracy"]
-    assert scores["eval/calibration_error"] == pytest.approx(result["eval/calibration_error"], abs=1e-6)
+    # A confidence moves by at most as much as the score that it is made of; the scores of this world are below 10.
+    close = 10 * rounding(STUDENT_TERMS)
+    assert scores["eval/calibration_error"] == pytest.approx(result["eval/calibration_error"], abs=close)
+
+
+def losses(trial):
+    """The validation losses of the label after steps 3 and 6."""
+    run_trial(trial, report=lambda row: None)
+    return [row["eval/loss/label"] for row in records.read_evaluations(trial.dir)]
 
 
 @pytest.mark.parametrize("model", ["tiny", "decoder"])
-@pytest.mark.parametrize(
-    "changes",
-    [{"student": {"dtype": "bfloat16"}}, {"training": {"gradient_checkpointing": True}}],
-    ids=["bfloat16", "gradient checkpointing"],
-)
-def test_switches_train_to_about_the_same_loss(world, model, changes):
-    plain = run_trial(world.trial("plain", student={"model": model}), report=lambda row: None)
-    student = {"model": model, **changes.get("student", {})}
-    trial = world.trial("switched", student=student, training=changes.get("training", {}))
-    reports = []
-    run_trial(trial, report=reports.append)
-    assert plain["steps"] == 6
-    expected = records.read_evaluations(world.trial("plain").dir)[-1]["eval/loss/label"]
-    assert reports[-1]["eval/loss/label"] == pytest.approx(expected, rel=0.05)
+def test_gradient_checkpointing_computes_the_same_again_and_so_the_same_loss_to_the_bit(world, model):
+    plain = losses(world.trial("plain", student={"model": model}))
+    switched = world.trial("switched", student={"model": model}, training={"gradient_checkpointing": True})
+    assert losses(switched) == plain
+
+
+@pytest.mark.parametrize("model", ["tiny", "decoder"])
+def test_bfloat16_trains_as_float32_does(world, model):
+    """A training that lagged by one step in three would be off by a third of the fall; rounding must cost less."""
+    before, after = losses(world.trial("plain", student={"model": model}))
+    rounded = losses(world.trial("rounded", student={"model": model, "dtype": "bfloat16"}))
+    assert before > after
+    assert abs(rounded[1] - after) < (before - after) / 4
 
 
 def _interrupt(row):

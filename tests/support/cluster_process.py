@@ -19,6 +19,8 @@ from typing import Any
 import psutil
 
 QUIET = {"REPORTER_UPDATE_INTERVAL_MS": "60000"}  # nobody looks at the load of the nodes
+# A node counts as lost after five checks in vain, one each second (Ray's default: one every three seconds).
+WATCHFUL = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
 holds: list[Any] = []  # placement groups of the script
 POOLS = {"teacher": "teacher_pool", "student": "student_pool"}
 
@@ -34,7 +36,8 @@ class RunningCluster:
         """The raylet and all that runs on its node, as when a machine goes."""
         raylet = psutil.Process(self.nodes[name]["pid"])
         for process in [raylet, *raylet.children(recursive=True)]:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # the raylet's workers end with it
+                process.kill()
 
     def ask(self, command: str) -> Any:
         self.process.stdin.write(command + "\n")
@@ -64,7 +67,7 @@ def start_cluster(*, teachers: int = 1, students: int = 1, cpus: int = 2) -> Run
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=environment | QUIET,
+        env=environment | QUIET | WATCHFUL,
     )
     line = process.stdout.readline()
     if not line:

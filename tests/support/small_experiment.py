@@ -18,6 +18,9 @@ from support.tiny_teachers import questions, save_t5
 
 COMMAND = str(Path(sys.executable).parent / "tinyllm-ray")
 SIZES = {"train": 96, "validation": 16, "test": 16}
+PATIENCE_S = 900.0  # a bound that only what hangs can reach: many times what the longest wait takes on busy cores
+
+STARTED: list[subprocess.Popen] = []  # every command of this process
 
 
 def write_experiment(folder: Path, *, sizes: dict[str, int] | None = None, **sections: Any) -> Path:
@@ -89,12 +92,13 @@ def start(command: str, experiment: Path, *overrides: str, env: dict[str, str] |
             start_new_session=True,
             env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(os.environ if env is None else env)},
         )
+    STARTED.append(process)
     return Running(process, Path(log))
 
 
-def finish(running: Running, *, timeout_s: float = 400) -> dict[str, Any]:
+def finish(running: Running) -> dict[str, Any]:
     """The JSON object on its stdout; fails with all that it said where it ended badly."""
-    stdout, _ = running.process.communicate(timeout=timeout_s)
+    stdout, _ = running.process.communicate(timeout=PATIENCE_S)
     assert running.process.returncode == 0, running.said()
     return json.loads(stdout)
 
@@ -103,23 +107,32 @@ def run(command: str, experiment: Path, *overrides: str, env: dict[str, str] | N
     return finish(start(command, experiment, *overrides, env=env))
 
 
-def wait_until(condition: Callable[[], object], *, running: Running | None = None, timeout_s: float = 300) -> float:
+def wait_until(condition: Callable[[], object], *, running: Running | None = None) -> float:
     """Seconds until the condition held; fails where it does not come, or where what should bring it about ends."""
     began = time.monotonic()
     while not condition():
         said = running.said() if running else ""
         assert running is None or running.process.poll() is None or condition(), said
-        assert time.monotonic() - began < timeout_s, f"it did not come about in {timeout_s} s: {said}"
+        assert time.monotonic() - began < PATIENCE_S, f"it did not come about in {PATIENCE_S} s: {said}"
         time.sleep(0.05)
     return time.monotonic() - began
 
 
+def processes_of(pid: int, name: str) -> list[psutil.Process]:
+    """What the process and its children started, where the command line holds the name."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [process] if name in " ".join(process.cmdline()) else []
+    return found
+
+
 def kill_driver(process: subprocess.Popen) -> None:
     """The driver only; whatever it started must go by itself. Ray's agents first look for their head for a minute."""
-    started = psutil.Process(process.pid).children(recursive=True)
+    started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.kill()
     process.wait()
-    wait_until(lambda: not _working(started), timeout_s=60)
+    wait_until(lambda: not _working(started))
 
 
 def _working(processes: list[psutil.Process]) -> list[str]:
