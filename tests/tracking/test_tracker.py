@@ -187,6 +187,8 @@ def test_the_comparison_opens_with_what_was_searched(tmp_path, store, client):
     (chart,) = view["compareRunCharts"]
     assert chart["selectedParams"] == ["loss.label_weight", "loss.rationale_weights.llama"]
     assert chart["selectedMetrics"] == ["primary"]
+    assert view["compareRunSections"][0]["columns"] == 1, "several axes need the whole width"
+    assert "/runs?workflowType=machine_learning&" in tracker.comparison, "else the GenAI view opens"
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 

@@ -23,6 +23,7 @@ EXPERIMENT_TAGS = {
 }
 ALWAYS = ("student.model", "training.method", "loss.label_weight")
 TABLE_ROWS = 500
+CARD_HEIGHT = 480  # pixels
 
 
 def shown_params(config: Experiment, *, seed: int, variant: str) -> dict[str, Any]:
@@ -47,8 +48,9 @@ def constants(config: Experiment) -> dict[str, str]:
 
 def child_note(outcome: Mapping[str, Any], *, variant: str, seed: int, differs: Mapping[str, str], command: str) -> str:
     """What the run's page opens with."""
-    names = {"eval/accuracy": "validation accuracy", "test/accuracy": "test accuracy", "parameters": "parameters"}
+    names = {"eval/accuracy": "validation accuracy", "test/accuracy": "test accuracy"}
     scores = [f"{text} **{outcome[name]:.4g}**" for name, text in names.items() if name in outcome]
+    scores += [f"**{outcome['parameters']:,.0f}** parameters"] if "parameters" in outcome else []
     sampled = "".join(f"\n- `{key}` = {value}" for key, value in differs.items())
     return (
         f"Training of **{variant}**, seed {seed}: {', '.join(scores) or 'no score'}.\n{sampled}\n\n```\n{command}\n```"
@@ -94,6 +96,7 @@ def comparison_view(parent_id: str, *, params: Sequence[str]) -> tuple[str, str]
         "showAllRuns": True,
     }
     shown = {"uuid": section, "name": "Comparison", "display": True, "isReordered": False, "deleted": False}
+    shown |= {"columns": 1, "cardHeight": CARD_HEIGHT, "isGenerated": False}  # axes need the page's whole width
     view = {
         "searchFilter": "",
         "orderByKey": f"metrics.`{PRIMARY}`",
@@ -106,7 +109,7 @@ def comparison_view(parent_id: str, *, params: Sequence[str]) -> tuple[str, str]
         "runsExpanded": {parent_id: True},
         "runsHiddenMode": "SHOWALL",
         "compareRunCharts": [chart],
-        "compareRunSections": [shown | {"isGenerated": False}],
+        "compareRunSections": [shown],
         "hideEmptyCharts": True,
     }
     text = json.dumps(view, sort_keys=True)
@@ -114,6 +117,10 @@ def comparison_view(parent_id: str, *, params: Sequence[str]) -> tuple[str, str]
 
 
 def comparison_url(uri: str, *, experiment_id: str, key: str) -> str:
-    """A store in SQLite is shown by `make ui` or `mlflow ui`, whose page is at port 5000."""
+    """A store in SQLite is shown by `make ui` or `mlflow ui`, whose page is at port 5000.
+
+    MLflow's pages open in their GenAI view unless the address says otherwise.
+    """
     base = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
-    return f"{base}/#/experiments/{experiment_id}/runs?viewStateShareKey={key}&compareRunsMode=CHART"
+    page = f"{base}/#/experiments/{experiment_id}/runs"
+    return f"{page}?workflowType=machine_learning&viewStateShareKey={key}&compareRunsMode=CHART"
