@@ -47,6 +47,17 @@ def test_a_step_says_what_how_much_and_the_latest_figures(said):
     assert re.fullmatch(f"training: {figures}", line)
 
 
+def test_the_first_rows_after_a_long_start_do_not_promise_an_early_end(said):
+    """16 of 112 rows after 0.5 s are at most 32 a second, though all of them came at once."""
+    with progress.step("teacher", total=112, unit="rows") as bar:
+        time.sleep(0.5)
+        for _ in range(2):
+            bar.advance(8)
+        line = next(line for line in said.wait_for(2) if "16/112" in line)
+    rate = re.search(r"16/112 rows, ([\d.]+) rows/s", line)
+    assert rate is not None and 0 < float(rate[1]) <= 32
+
+
 def test_a_finished_step_says_the_time_it_took(said):
     with progress.step("features", total=3, unit="rows") as bar:
         bar.advance(3)

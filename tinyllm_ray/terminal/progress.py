@@ -8,6 +8,7 @@ import atexit
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -77,9 +78,10 @@ def _rate(task: Task) -> float:
     """Units a second: over the last minute while it runs, over all in the end. What was found does not count."""
     if not task.fields["counted"] or not task.fields["unit"]:
         return 0.0
-    if not task.fields["end"] and task.speed:
-        return task.speed
-    made, elapsed = task.completed - task.fields["found"], task.elapsed
+    made, elapsed = task.completed - task.fields["found"], task.elapsed or 0.0
+    if not task.fields["end"]:
+        since, done = task.fields["seen"][0]
+        made, elapsed = task.completed - done, time.monotonic() - since
     return made / elapsed if elapsed and made > 0 else 0.0
 
 
@@ -126,6 +128,7 @@ class _Board:
                 unit=unit,
                 note="",  # the latest figures
                 found=found,
+                seen=deque([(time.monotonic(), found)]),  # when and how much was done, over the last minute
                 end="",  # how it ended
                 state=None,  # what the last line said of it
                 counted=total is not None,
@@ -143,8 +146,15 @@ class _Board:
     ) -> None:
         with self._lock:
             self._bars.update(task, advance=advance, completed=completed)
+            self._remember(self._task(task))
             if note is not None:
                 self._bars.update(task, note=note)
+
+    def _remember(self, task: Task) -> None:
+        seen, now = task.fields["seen"], time.monotonic()
+        seen.append((now, task.completed))
+        while len(seen) > 1 and seen[1][0] <= now - _RATE_OVER_S:
+            seen.popleft()
 
     def end(self, task: TaskID, how: str) -> None:
         with self._lock:
@@ -178,7 +188,7 @@ class _Board:
     def _new_bars(self) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), _Figures(""))
         console = Console(file=self.stream, highlight=False)
-        return Progress(*columns, console=console, refresh_per_second=2, speed_estimate_period=_RATE_OVER_S)
+        return Progress(*columns, console=console, refresh_per_second=2)
 
     def _task(self, task: TaskID) -> Task:
         return next(known for known in self._bars.tasks if known.id == task)
