@@ -47,6 +47,8 @@ def command(*words, cwd):
         (["train", "toy.yaml", "training.method=tinylm"], "'tinylm' was given; did you mean tinyllm?"),
         (["evaluate", "toy.yaml", "--model", "m", "--split", "vaildation"], "did you mean validation?"),
         (["predict", "nothing/here/at/all", "train.jsonl"], "nothing/here/at/all holds no model"),
+        (["serve", "nothing/here/at/all"], "nothing/here/at/all holds no model"),
+        (["export", "nothing/here/at/all", "--to", "onxx"], "did you mean onnx?"),
         (["show-prompt", "toy.yaml", "--teacher", "a", "--row", "9"], "has rows 0 to 3"),
     ],
 )

@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tinyllm_ray.config import UserError
 from tinyllm_ray.schema import StudentPool
@@ -38,25 +39,30 @@ def serving(model: str, *, pool: StudentPool, host: str, port: int) -> Iterator[
         serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
         try:
             serve.run(build(Served(model=model, pool=pool)), name=NAME, logging_config=quiet)
-        except RuntimeError as error:
+        except RuntimeError:
+            reason = _reason(serve.status())
             serve.delete(NAME)
-            raise UserError(f"{model} cannot be served: {_reason(error)}") from None
+            raise UserError(f"{model} cannot be served: {reason}") from None
     try:
         yield f"http://{host}:{port}"
     finally:
         serve.delete(NAME)
 
 
-def vllm_command(model: str) -> str:
-    """The command of an OpenAI-compatible server for a decoder-only student; empty for an encoder-decoder."""
-    from tinyllm_ray.schema import Student
-    from tinyllm_ray.student.model import kind_of
+def openai_command(model: str) -> str:
+    """The command of an OpenAI-compatible server for a decoder-only student; empty for an encoder-decoder.
 
-    if kind_of(Student(model=model)) != "decoder":
+    Raises UserError where the student cannot be loaded, which is known here before Ray is started.
+    """
+    from tinyllm_ray.student.predict import open_student
+
+    if open_student(model).reader.tokenizer.encoder_decoder:
         return ""
     return f"vllm serve {model} --host 127.0.0.1 --port 8001"
 
 
-def _reason(error: RuntimeError) -> str:
-    """The last line of a replica's traceback, which Ray Serve puts into its own message."""
-    return next((line for line in reversed(str(error).strip().splitlines()) if line.strip()), "").strip()
+def _reason(status: Any) -> str:
+    """The last line of what a replica raised, which is all that Ray Serve hands on of it."""
+    said = [deployment.message for deployment in status.applications[NAME].deployments.values()]
+    lines = [line.strip() for text in said for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no replica could be started; see Ray's logs"

@@ -47,7 +47,7 @@ def prepare_tokenizer(
             student.tokenizer or student.model,
             _content(student.tokenizer or student.model),
             student.revision,
-            kind_of(student),
+            _kind(student),
         ]
     folder = storage.join(output_dir, "tokenizers", digest(key))
     if storage.exists(storage.join(folder, "layout.json")):
@@ -58,7 +58,7 @@ def prepare_tokenizer(
     else:
         tokenizer = _load_tokenizer(student)
     layout = token_layout(
-        tokenizer, encoder_decoder=kind_of(student) != "decoder", name=student.tokenizer or student.model
+        tokenizer, encoder_decoder=_kind(student) != "decoder", name=student.tokenizer or student.model
     )
     with tempfile.TemporaryDirectory() as local:
         tokenizer.save_pretrained(local)
@@ -110,7 +110,7 @@ def load_student(student: Student, *, tokenizer_folder: str, seed: int) -> tuple
 def load_folder(student: Student) -> tuple["PreTrainedModel", StudentTokenizer]:
     """A saved student with the tokenizer of its folder."""
     tokenizer = _load_tokenizer(student)
-    layout = token_layout(tokenizer, encoder_decoder=kind_of(student) != "decoder", name=student.model)
+    layout = token_layout(tokenizer, encoder_decoder=_kind(student) != "decoder", name=student.model)
     model, tokenizer = _load(student), StudentTokenizer(backend=tokenizer.backend_tokenizer, **layout)
     there, needed = model.get_input_embeddings().num_embeddings, _needed_embeddings(tokenizer)
     if needed > there:
@@ -194,7 +194,7 @@ def _make(scratch: FromScratch, tokenizer: StudentTokenizer) -> "PreTrainedModel
 def _load(student: Student) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    loader = AutoModelForCausalLM if kind_of(student) == "decoder" else AutoModelForSeq2SeqLM
+    loader = AutoModelForCausalLM if _kind(student) == "decoder" else AutoModelForSeq2SeqLM
     options = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
     with _one_message(f"student.model {student.model!r} cannot be loaded"):
         model, found = loader.from_pretrained(
@@ -225,7 +225,7 @@ def _needed_embeddings(tokenizer: StudentTokenizer) -> int:
     return max(tokenizer.backend.get_vocab().values()) + 1
 
 
-def kind_of(student: Student) -> str:
+def _kind(student: Student) -> str:
     """`decoder`, or the model type of an encoder-decoder."""
     scratch = student.from_scratch.get(student.model)
     if scratch:
