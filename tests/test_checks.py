@@ -32,6 +32,37 @@ def test_a_loss_term_that_cannot_be_imported_is_refused_before_anything_starts(t
         checked(tmp_path, "loss.custom.far.path=no_package:term")
 
 
+def soft(folder: Path, *overrides: str) -> list[str]:
+    path = write_experiment(folder, sizes=SIZES)
+    given = ["teachers.one.soft_targets={top_k: 4}", *overrides]
+    with Session(load_experiment(path, given), say=print) as session:
+        return [line for line in check(session, "run") if line.startswith("soft targets")]
+
+
+def test_the_vocabularies_of_soft_targets_are_compared_before_anything_starts(tmp_path: Path) -> None:
+    own = f"student.tokenizer={tmp_path}/teacher"
+    assert soft(tmp_path, own) == ["soft targets: one has the student's vocabulary"]
+    with pytest.raises(UserError, match=r"another vocabulary \(the student's tokenizer is trained on the dataset\)"):
+        soft(tmp_path)
+    write_experiment(tmp_path / "other", sizes=SIZES)
+    there = tmp_path / "other" / "teacher" / "tokenizer.json"
+    there.write_text(there.read_text().replace('"<s>"', '"<begin>"'))  # <s> comes back behind the others, as id 300
+    other = f"student.tokenizer={there.parent}"
+    with pytest.raises(UserError, match=r"2 is '<s>' for the teacher, '<begin>' for the student"):
+        soft(tmp_path, other)
+    (line,) = soft(tmp_path, other, "teachers.one.soft_targets.on_mismatch=cross_entropy")
+    assert line.startswith("soft targets: one has another vocabulary than the student (2 of 301 ids differ")
+    assert line.endswith("so it is learned from as text")
+
+
+def test_engines_that_cannot_keep_soft_targets_say_why(tmp_path: Path) -> None:
+    own = f"student.tokenizer={tmp_path}/teacher"
+    with pytest.raises(UserError, match=r"top_k is 301, but the vocabulary of .* has 300 tokens"):
+        soft(tmp_path, own, "teachers.one.soft_targets.top_k=301")
+    with pytest.raises(UserError, match=r"the engine endpoint cannot keep them, since OpenAI's API gives"):
+        soft(tmp_path, own, "teachers.one.engine={type: endpoint, url: http://127.0.0.1:9/v1}")
+
+
 def test_question_files_that_cannot_be_had_are_asked_for_once(tmp_path: Path) -> None:
     path = write_experiment(tmp_path, sizes=SIZES)
     (tmp_path / "train.jsonl").write_bytes(b"")

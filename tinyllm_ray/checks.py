@@ -16,6 +16,7 @@ from tinyllm_ray.cluster.connect import check_output
 from tinyllm_ray.config import UserError, output_dir
 from tinyllm_ray.data import store
 from tinyllm_ray.data.gguf import is_gguf, unpack
+from tinyllm_ray.data.vocabulary import difference, meet, vocabulary_digest
 from tinyllm_ray.outside import load_outside
 from tinyllm_ray.schema import Choice, Experiment, Grid, Student
 from tinyllm_ray.schema.base import counted
@@ -149,6 +150,35 @@ def _loss(session: Session, command: str) -> Iterator[str]:
         yield f"weights vary during training: {session.experiment.loss.weighting}"
 
 
+def _soft_targets(session: Session, command: str) -> Iterator[str]:
+    """The vocabularies of teachers and student, token by token."""
+    experiment = session.experiment
+    teachers = [teacher for teacher in experiment.teachers if teacher.soft_targets]
+    if not teachers:
+        return
+    from tinyllm_ray.student.model import student_vocabulary
+    from tinyllm_ray.teachers.manifest import soft_vocabulary
+
+    student = student_vocabulary(experiment.student, output_dir=session.dir)
+    for teacher in teachers:
+        if _is_made_later(experiment, teacher.name):
+            yield f"{teacher.name} is compared with the student when the first run has made it"
+            continue
+        held = soft_vocabulary(experiment, teacher, output_dir=session.dir)
+        if student is None:
+            how = "the student's tokenizer is trained on the dataset"
+        elif isinstance(held, str):
+            how = "" if held == vocabulary_digest(student) else "not every token has the same id in both"
+        else:
+            how = difference(held, student)
+        same = meet(teacher, how)
+        yield (
+            f"{teacher.name} has the student's vocabulary"
+            if same
+            else (f"{teacher.name} has another vocabulary than the student ({how}), so it is learned from as text")
+        )
+
+
 def _ranks(session: Session, command: str) -> Iterator[str]:
     """Every rank needs questions of each step; the winner of a search is trained on the whole student pool."""
     experiment = session.experiment
@@ -249,6 +279,7 @@ _TRAINING: dict[str, Look] = {
     "student": _students,
     "router": _router,
     "loss": _loss,
+    "soft targets": _soft_targets,
     "ranks": _ranks,
     "tracking": _tracking,
 }

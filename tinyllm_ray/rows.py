@@ -2,7 +2,7 @@
 
 Question -> PromptRow -> (a teacher's engine) -> Outcome -> Rationale -> (the student) -> Prediction
 
-A plain `int` is an int64 and a plain `float` a float64; `Int32` and `Float32` are the smaller ones.
+A plain `int` is an int64 and a plain `float` a float64; `Int32`, `Float32` and `Float16` are the smaller ones.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from tinyllm_ray.schema.base import TaskName
 
 Int32 = Annotated[int, pa.int32()]
 Float32 = Annotated[float, pa.float32()]
+Float16 = Annotated[float, pa.float16()]
 Row = TypeVar("Row")
 
 SPLITS = ("train", "validation", "test")
@@ -72,6 +73,11 @@ class Outcome:
     output_tokens: Int32
     cached_tokens: Int32 = 0  # of the input, taken from the prefix cache
     saved_tokens: Int32 = 0  # that a stop text left unwritten, of those allowed
+    # With soft targets, of the tokens that write the text and the end token that follows it; else empty.
+    token_ids: list[Int32] = field(default_factory=list)  # [n]
+    token_ends: list[Int32] = field(default_factory=list)  # [n]: characters of the text up to there (token_spans.py)
+    top_ids: list[Int32] = field(default_factory=list)  # [n x k], likeliest first
+    top_logprobs: list[Float16] = field(default_factory=list)  # [n x k]
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,11 @@ class Rationale:
     input_tokens: Int32
     output_tokens: Int32
     flags: list[str] = field(default_factory=list)  # see data/quality.py
+    # With soft targets, of the tokens that write `rationale` (white space around it may be in them) and the end token
+    # that follows it; else empty. The lists of an Outcome and a Rationale may be numpy arrays.
+    token_ids: list[Int32] = field(default_factory=list)  # [n]
+    top_ids: list[Int32] = field(default_factory=list)  # [n x k], likeliest first
+    top_logprobs: list[Float16] = field(default_factory=list)  # [n x k]: of the model, before temperature and penalties
 
 
 @dataclass(frozen=True)
@@ -122,6 +133,13 @@ class Prediction:
     choice_scores: list[Float32]  # mean token log-likelihood of each choice, in their order; empty if not ranked
     generated: str  # the label component's generated text; empty if not generated
     rationales: dict[str, str] = field(default_factory=dict)  # the student's own, by teacher name
+
+
+SOFT_COLUMNS = (
+    "token_ids",
+    "top_ids",
+    "top_logprobs",
+)  # of a Rationale; large, so they are read only where they are named
 
 
 def schema_of(row_type: type) -> pa.Schema:

@@ -150,6 +150,12 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     return retry(read, uri, answer_s=CONTENT_S)
 
 
+def read_metadata(uri: str) -> pq.FileMetaData:
+    """What a Parquet file says of its columns; raises as `read_table` does."""
+    filesystem, path = _resolve(uri)
+    return retry(lambda: pq.read_metadata(path, filesystem=filesystem), uri)
+
+
 def write_table(uri: str, table: pa.Table) -> None:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)

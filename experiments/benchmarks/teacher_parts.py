@@ -28,7 +28,8 @@ def start_engine(teacher: Any, longest: int, *, shared_prefixes: bool = False) -
     from tinyllm_ray.teachers.engines.vllm import VllmActor
 
     kwargs = settings_of(teacher, longest, shared_prefixes=shared_prefixes)
-    return VllmActor(engine_kwargs=kwargs, sampling=teacher.sampling, row_seeds=False, adapter=None, log_file=None)
+    options = {"sampling": teacher.sampling, "top_k": None, "row_seeds": False, "adapter": None, "log_file": None}
+    return VllmActor(engine_kwargs=kwargs, **options)
 
 
 def settings_of(teacher: Any, longest: int, *, shared_prefixes: bool = False) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data import store
-from tinyllm_ray.rows import Question, Rationale, schema_of, to_table
+from tinyllm_ray.rows import SOFT_COLUMNS, Question, Rationale, schema_of, to_table
 
 SCHEMA = schema_of(Rationale)
+PLAIN = pa.schema([field for field in SCHEMA if field.name not in SOFT_COLUMNS])
 MANIFEST = {"dataset": "toy", "teacher": "owl", "sampling": {"seed": 0}}
 
 
@@ -26,12 +28,13 @@ def keys(table: pa.Table) -> list[str]:
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     rows = [rationale("b"), rationale("a"), rationale("c")]
     store.append(str(tmp_path), "train", rows)
-    assert store.read(str(tmp_path), "train").to_pylist() == [asdict(row) for row in rows]
+    plain = [{name: value for name, value in asdict(row).items() if name in PLAIN.names} for row in rows]
+    assert store.read(str(tmp_path), "train").to_pylist() == plain
     assert store.read(str(tmp_path), "train", ["rationale"]).column_names == ["rationale"]
 
 
 def test_an_empty_store_has_its_columns(tmp_path: Path) -> None:
-    assert store.read(str(tmp_path), "train").schema == SCHEMA
+    assert store.read(str(tmp_path), "train").schema == PLAIN
     assert store.read(str(tmp_path), "train", ["key"], failures=True).num_rows == 0
     assert store.count_twice(str(tmp_path), "train") == 0
 
@@ -180,3 +183,56 @@ def test_a_large_store_is_read_in_seconds(tmp_path: Path) -> None:
     start = time.monotonic()
     assert store.read(str(tmp_path), "train", ["key"], failures=True).num_rows == rows
     assert time.monotonic() - start < 15
+
+
+def soft(key: str, tokens: int, k: int, *, seed: int = 0) -> Rationale:
+    """A row with the soft targets of so many tokens, log-probabilities as a model gives them."""
+    drawn = np.random.default_rng(seed)
+    logits = drawn.normal(scale=4, size=(tokens, 50))
+    values = np.sort(logits - np.log(np.exp(logits).sum(1, keepdims=True)), axis=1)[:, ::-1][:, :k]
+    fields = {
+        "token_ids": drawn.integers(0, 50, tokens, dtype=np.int32),
+        "top_logprobs": values.astype(np.float16).ravel(),
+    }
+    return replace(rationale(key), top_ids=drawn.integers(0, 50, tokens * k, dtype=np.int32), **fields)
+
+
+def test_soft_targets_come_back_as_float16_holds_them(tmp_path: Path) -> None:
+    rows = [soft("a", 7, 5), rationale("b"), soft("c", 1, 5, seed=1)]
+    store.append(str(tmp_path), "train", rows)
+    found = store.read(str(tmp_path), "train", ["key", *SOFT_COLUMNS])
+    for row, (key, *cells) in zip(rows, zip(*found.itercolumns(), strict=True), strict=True):
+        assert key.as_py() == row.key
+        for cell, name in zip(cells, SOFT_COLUMNS, strict=True):
+            given, back = np.asarray(getattr(row, name)), store.array_of(cell)
+            assert np.array_equal(given, back) and (not len(given) or given.dtype == back.dtype)
+
+
+def test_a_store_may_hold_parts_without_soft_targets(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    store.append(folder, "train", [rationale("a", "", "engine error")])
+    store.append(folder, "train", [soft("b", 2, 3)])
+    assert len(storage.list_files(f"{folder}/train", ".parquet")) == 2
+    for table in store.iterate(folder, "train", ["key", *SOFT_COLUMNS]):
+        assert table["key"].to_pylist() == ["b"]
+        assert [len(row) for row in table["top_ids"].to_pylist()] == [6]
+    assert store.read(folder, "train", ["key", "token_ids"], failures=True)["token_ids"].to_pylist()[1] is None
+
+
+def test_the_size_of_soft_targets_is_that_of_their_columns_on_disk(tmp_path: Path) -> None:
+    folder, k = str(tmp_path), 20
+    assert store.soft_size(folder, "train") == {"rows": 0, "tokens": 0, "bytes": 0}
+    store.append(folder, "train", [soft(str(i), 40, k, seed=i) for i in range(20)] + [rationale("plain")])
+    size = store.soft_size(folder, "train")
+    assert (size["rows"], size["tokens"]) == (20, 800)
+    assert 2 * k < size["bytes"] / size["tokens"] < 6 * k + 4 + 8  # six bytes a kept token, the token itself, headers
+
+
+def test_the_content_digest_follows_the_soft_targets(tmp_path: Path) -> None:
+    digests = []
+    for number, row in enumerate([rationale("a"), soft("a", 3, 2), soft("a", 3, 2, seed=1), soft("a", 3, 2)]):
+        folder = f"{tmp_path}/{number}"
+        store.open_store(folder, MANIFEST)
+        store.append(folder, "train", [row])
+        digests.append(store.content_digest(folder))
+    assert len(set(digests)) == 3 and digests[1] == digests[3]

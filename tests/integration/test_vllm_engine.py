@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -65,7 +66,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Teacher, list[str],
         longest_prompt=pending.longest_prompt,
         setting=Setting(spec.pools.teacher, spec.prompts, str(folder), None),
     )
-    actor = VllmActor(engine_kwargs=kwargs, sampling=teacher.sampling, row_seeds=False, adapter=adapter, log_file=None)
+    options = {"sampling": teacher.sampling, "top_k": None, "row_seeds": False, "adapter": adapter, "log_file": None}
+    actor = VllmActor(engine_kwargs=kwargs, **options)
     return teacher, pending.files, actor
 
 
@@ -112,3 +114,40 @@ def test_rows_under_way_fail_with_the_engines_error_and_the_next_ones_run(
     assert {row["failure"] for row in failed} == {"engine error: RuntimeError: out of memory"}
     again = engine(pa.table({"file": [files[1]]})).to_pylist()
     assert {row["failure"] for row in again} == {""}
+
+
+def test_soft_targets_are_the_models_log_probabilities_of_the_tokens_that_write_the_text(tmp_path: Path) -> None:
+    """Against one forward pass of transformers a row. Two float32 engines add up in other orders: logits of a few units
+    differ by about 1e-5, and float16 keeps 2^-11 of a number."""
+    k = 5
+    model = save_llama(tmp_path / "model")
+    sampling = {"max_tokens": TOKENS, "repetition_penalty": 1.3, "stop": ["ain"]}
+    given = {"name": "t", "model": model, "engine": {"type": "vllm"}, "sampling": sampling, "batch_size": 8}
+    spec = experiment(given | {"soft_targets": {"top_k": k}})
+    teacher, questions = spec.teachers[0], question_files(tmp_path, train=8)
+    engine = make_engine(teacher, pool=spec.pools.teacher, prompts=spec.prompts, output_dir=str(tmp_path))
+    engine.check()
+    pending = write_pending(
+        [Target("train", str(tmp_path / "store"), False, "s", True, questions["train"])],
+        folder=str(tmp_path / "pending"),
+        teacher=teacher,
+        prompts=spec.prompts,
+        candidates=read_candidates(questions, examples=2),
+        engine=engine,
+    )
+    setting = Setting(spec.pools.teacher, spec.prompts, str(tmp_path), None)
+    kwargs = engine_arguments(teacher, {}, adapter=None, longest_prompt=pending.longest_prompt, setting=setting)
+    options = {"sampling": teacher.sampling, "top_k": k, "row_seeds": False, "adapter": None, "log_file": None}
+    rows = VllmActor(engine_kwargs=kwargs, **options)(pa.table({"file": pending.files})).to_pylist()
+    alone, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    prompts = storage.read_table(pending.files[0])["prompt_ids"].to_pylist()
+    soft = [(row, prompt) for row, prompt in zip(rows, prompts, strict=True) if row["token_ids"]]
+    assert len(soft) >= 2
+    for row, prompt in soft:
+        ids = row["token_ids"]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == row["text"]
+        with torch.inference_mode():
+            logits = alone(input_ids=torch.tensor([[*prompt, *ids[:-1]]])).logits[0, len(prompt) - 1 :]
+        values, top = logits.log_softmax(-1).topk(k)
+        torch.testing.assert_close(torch.tensor(row["top_logprobs"]), values.flatten(), rtol=2**-11, atol=1e-3)
+        assert np.mean(np.array(row["top_ids"]) == top.flatten().numpy()) > 0.9  # near ties may change places

@@ -9,7 +9,7 @@ def experiment(method: str = "tinyllm", teachers=("a", "b"), **more):
         {
             "name": "x",
             "dataset": {"name": "toy", "path": "data"},
-            "teachers": [{"name": name, "model": "m"} for name in teachers],
+            "teachers": [given if isinstance(given, dict) else {"name": given, "model": "m"} for given in teachers],
             "student": {"model": "s"},
             "loss": {"rationale_weights": {"a": 0.5}},
             "training": {"method": method},
@@ -48,9 +48,46 @@ def test_shuffled_rationales_differ_from_tinyllm_by_one_flag():
     assert shuffled.loss == whole.loss
 
 
-def test_standard_kd_trains_on_the_teachers_own_answers():
-    prompts = {"answer_splits": ["train"]}
-    assert apply_method(experiment("standard_kd:b", prompts=prompts)).training.label_source == "teacher:b"
+SOFT = [{"name": "a", "model": "m", "soft_targets": {}}, {"name": "b", "model": "m", "soft_targets": {"top_k": 5}}]
+ANSWERS = {"answer_splits": ["train"]}
+
+
+def test_standard_kd_trains_on_soft_labels_of_the_teachers_own_answers_and_hard_kd_on_their_text():
+    soft = apply_method(_soft("standard_kd:b"))
+    hard = apply_method(_soft("hard_kd:b"))
+    assert soft.training.label_source == hard.training.label_source == "teacher:b"
+    assert soft.loss.rationale_weights == hard.loss.rationale_weights == {"a": 0.0, "b": 0.0}
+    assert (soft.loss.soft_target_weights["label"], hard.loss.soft_target_weights["label"]) == (0.9, 0.0)
+
+
+def test_standard_kd_needs_soft_targets_and_names_the_method_that_does_not():
+    with pytest.raises(UserError, match=r"set teachers\.b\.soft_targets, or take hard_kd"):
+        apply_method(experiment("standard_kd:b", prompts=ANSWERS))
+
+
+def test_soft_targets_have_nine_tenths_of_their_teachers_weight_unless_it_is_given():
+    assert apply_method(_soft("tinyllm")).loss.soft_target_weights == {"a": 0.9, "b": 0.9}
+    given = {"loss": {"rationale_weights": {"a": 0.5}, "soft_target_weights": {"a": 0.5}}}
+    assert apply_method(_soft("tinyllm", **given)).loss.soft_target_weights == {"a": 0.5, "b": 0.9}
+    assert apply_method(experiment()).loss.soft_target_weights == {}
+
+
+def test_a_weight_of_soft_targets_wants_a_teacher_that_keeps_them():
+    with pytest.raises(
+        UserError, match=r"loss\.soft_target_weights\.b is 0.5, but 'b' is no teacher with soft_targets"
+    ):
+        experiment(loss={"soft_target_weights": {"b": 0.5}})
+    with pytest.raises(UserError, match=r"loss\.soft_target_weights\.label is 0.5, but 'gold' is no teacher"):
+        experiment(loss={"soft_target_weights": {"label": 0.5}})
+
+
+def test_weights_that_vary_are_refused_beside_soft_targets():
+    with pytest.raises(UserError, match=r"loss\.weighting: uncertainty .* \(a, b\); set loss\.weighting to fixed"):
+        _soft("tinyllm", loss={"weighting": "uncertainty"})
+
+
+def _soft(method, **more):
+    return experiment(method, SOFT, **({"prompts": ANSWERS} | more))
 
 
 def test_standard_kd_without_answers_names_the_key_to_change():

@@ -16,6 +16,15 @@ ROW, COMPONENT, SOURCE_START, SOURCE_LENGTH, TARGET_START, TARGET_LENGTH = range
 
 
 @dataclass(frozen=True)
+class SoftArrays:
+    """Soft targets of one split, memory-mapped. S tokens that have them, K kept for each, E examples."""
+
+    ids: np.ndarray  # int32 [S, K]
+    log_probabilities: np.ndarray  # float16 [S, K]; -inf where fewer than K are kept
+    spans: np.ndarray  # int64 [E, 3]: first of S, first token of the target that has one, number of tokens (0: none)
+
+
+@dataclass(frozen=True)
 class Features:
     """One split, memory-mapped. E examples, Q questions."""
 
@@ -23,11 +32,20 @@ class Features:
     examples: np.ndarray  # int64 [E, 6]
     question_ids: np.ndarray  # text [Q]
     components: list[str]
+    soft: SoftArrays | None = None
 
     @cached_property
     def row_starts(self) -> np.ndarray:
         """First example of each row, and the number of examples at the end; [Q + 1]."""
         return np.searchsorted(self.examples[:, 0], np.arange(len(self.question_ids) + 1))
+
+    @cached_property
+    def softened(self) -> list[str]:
+        """Components of which any example has soft targets."""
+        if self.soft is None:
+            return []
+        found = set(self.examples[self.soft.spans[:, 2] > 0, COMPONENT].tolist())
+        return [name for i, name in enumerate(self.components) if i in found]
 
     def examples_of(self, rows: np.ndarray) -> np.ndarray:
         """Example indices of the given rows, in their order."""

@@ -28,24 +28,24 @@ from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
 from tinyllm_ray.data.arrays import ARRAYS, COLUMNS, ArrayWriter, Features
+from tinyllm_ray.data.encode import encode_chunk
 from tinyllm_ray.data.fit import (
     ROWS_AT_ONCE,
     Counts,
     as_plain,
     check_counts,
-    count_choices,
     count_scored,
-    cut,
     new_counts,
 )
 from tinyllm_ray.data.join import Asked, Targets, Wanted, join_targets, read_asked
-from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.quality import FLAGS
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.data.selection import select_teachers
+from tinyllm_ray.data.soft_targets import SoftWriter, open_soft
 from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.data.tokenizer import StudentTokenizer, TokenWriter
-from tinyllm_ray.rows import SPLITS, Question, Selection, to_table
+from tinyllm_ray.data.vocabulary import soft_components
+from tinyllm_ray.rows import SPLITS, Selection, to_table
 from tinyllm_ray.schema import LABEL, Experiment
 from tinyllm_ray.schema.rationales import NEEDS_OWN_ANSWERS
 from tinyllm_ray.terminal.progress import Step, step
@@ -96,7 +96,7 @@ def open_features(folder: str, split: str) -> Features:
         arrays = {name: np.load(local / split / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
     except (OSError, ValueError, EOFError) as error:
         raise _damaged(folder, error) from None
-    return Features(**arrays, components=read_meta(folder)["plan"]["components"])
+    return Features(**arrays, components=read_meta(folder)["plan"]["components"], soft=open_soft(local / split))
 
 
 def read_meta(folder: str) -> dict[str, Any]:
@@ -130,6 +130,7 @@ def _plan(
     if unknown:
         raise UserError(f"training.use_rationales.drop: no flag is named {unknown[0]!r}; there is {', '.join(FLAGS)}")
     used = [StoreId(teacher.name) for teacher in teachers] + ([] if source == "gold" else [_answers_of(source)])
+    soft = soft_components(experiment, stores, tokenizer_folder)
     if experiment.rationales.select in NEEDS_OWN_ANSWERS:
         used += [StoreId(teacher.name, answers=True) for teacher in teachers]
     return {
@@ -145,6 +146,7 @@ def _plan(
         "rationales": experiment.rationales.model_dump(exclude={"router"}),
         "drop": sorted(experiment.training.use_rationales.drop),
         "label_source": source,
+        **({"soft_targets": soft} if soft else {}),
     }
 
 
@@ -208,18 +210,43 @@ def _build_split(
     if plan["label_source"] != "gold" and split == "train":
         answers = stores[_answers_of(plan["label_source"])]
         targets[0] = join_targets(
-            answers, split, asked, column="predicted_answer", name=LABEL, wanted=Wanted(), counts=counts
+            answers,
+            split,
+            asked,
+            column="predicted_answer",
+            name=LABEL,
+            wanted=Wanted(),
+            counts=counts,
+            top_k=_top_k(plan, LABEL),
         )
     tokens = TokenWriter(folder / "tokens.npy")
     examples = ArrayWriter(folder / "examples.npy", np.int64, (len(COLUMNS),))
+    soft = _soft_writer(folder, plan, tokenizer)
     first = 0
     for chunk in iterate_questions(file.path, ROWS_AT_ONCE):
-        examples.add(_encode_chunk(chunk, first, plan, targets, tokenizer, tokens, counts))
+        table = encode_chunk(chunk, first, plan, targets, tokenizer, tokens, counts, soft)
+        examples.add(table[:, : len(COLUMNS)])
+        if soft:
+            soft.place(table[:, len(COLUMNS) :])
         first += len(chunk)
         bar.advance(len(chunk))
     tokens.finish()
     examples.finish()
+    if soft:
+        soft.finish()
     return counts
+
+
+def _soft_writer(folder: Path, plan: Mapping[str, Any], tokenizer: StudentTokenizer) -> SoftWriter | None:
+    if "soft_targets" not in plan:
+        return None
+    size = max(tokenizer.backend.get_vocab().values()) + 1
+    return SoftWriter(folder, width=max(plan["soft_targets"].values()), vocabulary_size=size)
+
+
+def _top_k(plan: Mapping[str, Any], component: str) -> int | None:
+    """Tokens kept for each of a component's; None where it has no soft targets."""
+    return plan["soft_targets"].get(component) if "soft_targets" in plan else None
 
 
 def _teachers_targets(
@@ -230,7 +257,14 @@ def _teachers_targets(
     wanted = Wanted(frozenset(plan["drop"]), chosen["keep"], chosen["pick"], chosen["per_question"])
     return {
         component: join_targets(
-            stores[StoreId(name)], split, asked, column="rationale", name=name, wanted=wanted, counts=counts
+            stores[StoreId(name)],
+            split,
+            asked,
+            column="rationale",
+            name=name,
+            wanted=wanted,
+            counts=counts,
+            top_k=_top_k(plan, name),
         )
         for component, name in enumerate(plan["components"])
         if component
@@ -243,33 +277,3 @@ def _save_ids(path: Path, ids: pa.Array) -> None:
     for start in range(0, len(ids), ROWS_AT_ONCE):
         writer.add(np.array(ids.slice(start, ROWS_AT_ONCE).to_pylist(), writer.dtype))
     writer.finish()
-
-
-def _encode_chunk(
-    chunk: list[Question],
-    first: int,
-    plan: dict[str, Any],
-    targets: Mapping[int, Targets],
-    tokenizer: StudentTokenizer,
-    writer: TokenWriter,
-    counts: Counts,
-) -> np.ndarray:
-    """Tokenize some questions with all their targets; returns their part of the example table."""
-    count_choices(chunk, tokenizer, counts)
-    sources: dict[str, np.ndarray] = {}  # by prefix, [questions, 2] of start and length
-    parts = []
-    for component, (name, prefix) in enumerate(zip(plan["components"], plan["prefixes"], strict=True)):
-        if prefix not in sources:
-            encoded = tokenizer.sources([student_input(prefix, question) for question in chunk])
-            limit = plan["max_input_tokens"]
-            sources[prefix] = writer.add(cut(encoded, limit, "input", tokenizer, counts))
-        if component in targets:
-            rows, texts = targets[component].between(first, first + len(chunk))
-        else:
-            rows, texts = np.arange(first, first + len(chunk)), [question.answer for question in chunk]
-        limit = plan["max_rationale_tokens"] if component else plan["max_label_tokens"]
-        spans = writer.add(cut(tokenizer.targets(texts), limit, name, tokenizer, counts))
-        component_column = np.full(len(rows), component)
-        parts.append(np.column_stack([rows, component_column, sources[prefix][rows - first], spans]))
-    table = np.concatenate(parts)
-    return table[np.argsort(table[:, 0], kind="stable")]

@@ -16,7 +16,7 @@ from tinyllm_ray.schema import LABEL, Experiment
 
 Counts = dict[str, Counter[str]]
 BY_TEXT = ("total", "longest", "truncated", "unknown_tokens")
-NAMES = (*BY_TEXT, "unknown", "store_rows", "masked", "choices")
+NAMES = (*BY_TEXT, "unknown", "store_rows", "masked", "choices", "soft")
 ROWS_AT_ONCE = 2048
 
 

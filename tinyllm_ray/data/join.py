@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from tinyllm_ray import storage
 from tinyllm_ray.data import store
 from tinyllm_ray.data.fit import ROWS_AT_ONCE, Counts
-from tinyllm_ray.rows import Question, from_table
+from tinyllm_ray.data.soft_targets import Kept, KeptRows, KeptWriter
+from tinyllm_ray.rows import SOFT_COLUMNS, Question, from_table
 from tinyllm_ray.tasks.registry import task_of
 
 
@@ -59,14 +60,20 @@ class Targets:
     starts: np.ndarray  # int64, bytes
     lengths: np.ndarray  # int64, bytes
     file: BinaryIO
+    kept: KeptRows | None = None  # their soft targets
 
     def between(self, first: int, end: int) -> tuple[np.ndarray, list[str]]:
         low, high = np.searchsorted(self.rows, [first, end])
         spans = zip(self.lengths[low:high].tolist(), self.starts[low:high].tolist(), strict=True)
         return self.rows[low:high], [os.pread(self.file.fileno(), length, start).decode() for length, start in spans]
 
+    def kept_between(self, first: int, end: int) -> list[Kept | None]:
+        low, high = np.searchsorted(self.rows, [first, end])
+        return self.kept[low:high].read() if self.kept is not None else [None] * int(high - low)
+
     def only(self, mask: np.ndarray) -> "Targets":
-        return replace(self, rows=self.rows[mask], starts=self.starts[mask], lengths=self.lengths[mask])
+        kept = None if self.kept is None else self.kept[mask]
+        return replace(self, rows=self.rows[mask], starts=self.starts[mask], lengths=self.lengths[mask], kept=kept)
 
 
 def read_asked(path: str, others: list[str]) -> Asked:
@@ -77,12 +84,25 @@ def read_asked(path: str, others: list[str]) -> Asked:
 
 
 def join_targets(
-    folder: str, split: str, asked: Asked, *, column: str, name: str, wanted: Wanted, counts: Counts
+    folder: str,
+    split: str,
+    asked: Asked,
+    *,
+    column: str,
+    name: str,
+    wanted: Wanted,
+    counts: Counts,
+    top_k: int | None = None,
 ) -> Targets:
-    """A store's usable texts, joined to the rows by question id; what cannot be used is counted by reason."""
+    """A store's usable texts, joined to the rows by question id; what cannot be used is counted by reason.
+
+    `top_k`: with the soft targets that the store holds, so many for each token.
+    """
     file = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the targets
     rows, lengths, samples = ([np.zeros(0, np.int64)] for _ in range(3))
-    columns = dict.fromkeys(["question_id", column, "sample", "predicted_answer", "flags"])
+    writer = KeptWriter(top_k) if top_k else None
+    soft = SOFT_COLUMNS if writer else ()
+    columns = dict.fromkeys(["question_id", column, "sample", "predicted_answer", "flags", *soft])
     for table in store.iterate(folder, split, list(columns)):
         found, usable = _usable(table, asked, column, name, wanted, counts)
         encoded = [text.encode() for text in usable[column].to_pylist()]
@@ -90,11 +110,14 @@ def join_targets(
         rows.append(found)
         lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
         samples.append(usable["sample"].to_numpy().astype(np.int64))
+        if writer:
+            writer.add(usable)
     file.flush()
     every, sizes, numbers = np.concatenate(rows), np.concatenate(lengths), np.concatenate(samples)
     counts["masked"][f"{name}/missing"] += len(asked.ids) - len(np.unique(every))
     order = np.argsort(every, kind="stable")
-    targets = Targets(every[order], (np.cumsum(sizes) - sizes)[order], sizes[order], file)
+    kept = writer.finish()[order] if writer else None
+    targets = Targets(every[order], (np.cumsum(sizes) - sizes)[order], sizes[order], file, kept)
     if wanted.pick == "all":
         return targets
     first = numbers[order]

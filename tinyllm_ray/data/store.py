@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.redact import redact
-from tinyllm_ray.rows import Question, Rationale, schema_of, to_table
+from tinyllm_ray.rows import SOFT_COLUMNS, Question, Rationale, schema_of, to_table
 
+PLAIN_COLUMNS = [name for name in schema_of(Rationale).names if name not in SOFT_COLUMNS]
 _READERS = 8  # parts that are fetched at once
 _REMEDY = "delete this file: the next run writes again what was in it; an imported store is imported again"
 
@@ -90,13 +91,18 @@ def append(folder: str, split: str, rows: list[Rationale]) -> str:
     """Write one part, named by its rows' keys, so that a repeated write of the same rows replaces itself."""
     name = digest([[row.key, bool(row.failure)] for row in rows], 24)
     uri = storage.join(folder, split, f"part-{name}.parquet")
-    storage.write_table(uri, to_table(rows, Rationale))
+    table = to_table(rows, Rationale)
+    soft = any(len(row.token_ids) for row in rows)
+    storage.write_table(uri, table if soft else table.select(PLAIN_COLUMNS))
     return uri
 
 
 def read(folder: str, split: str, columns: list[str] | None = None, *, failures: bool = False) -> pa.Table:
-    """All rows of a split, each key once, by name of part; `failures=True` adds keys that only failed."""
-    wanted = columns or schema_of(Rationale).names
+    """All rows of a split, each key once, by name of part; `failures=True` adds keys that only failed.
+
+    Without `columns` all but those of soft targets.
+    """
+    wanted = columns or PLAIN_COLUMNS
     table = _parts(folder, split, list(dict.fromkeys([*wanted, "key", "failure"])))
     failed = pc.not_equal(table["failure"], "")
     good = _first_of_key(table.filter(pc.invert(failed)))
@@ -114,15 +120,16 @@ def iterate(folder: str, split: str, columns: list[str], *, rows: int = 65_536) 
     good = np.flatnonzero(pc.equal(keys["failure"], "").to_numpy())
     mask = np.zeros(len(keys), dtype=bool)
     mask[good[_first_mask(keys["key"].filter(pc.equal(keys["failure"], "")))]] = True
-    held, first = [_tables([], columns)], 0
+    empty = _tables([], columns)
+    held, first = [empty], 0
     for uri in uris:
         table = read_part(uri, columns)
         held.append(table.filter(pa.array(mask[first : first + len(table)])))
         first += len(table)
         if sum(map(len, held)) >= rows:
             yield pa.concat_tables(held, promote_options="default")
-            held = []
-    if held:
+            held = [empty]
+    if len(held) > 1 or not uris:
         yield pa.concat_tables(held, promote_options="default")
 
 
@@ -190,10 +197,12 @@ def _remember(uri: str, parts: dict[str, dict[str, str]]) -> None:
 
 def _content_sum(part: str) -> str:
     """The sum of the hashes of a part's rationales, which does not depend on how rows are dealt to parts."""
-    total = 0
-    for row in read_part(part, schema_of(Rationale).names).to_pylist():
+    total, table = 0, read_part(part, [*PLAIN_COLUMNS, *SOFT_COLUMNS])
+    soft = [table[name] for name in SOFT_COLUMNS if name in table.column_names]
+    for number, row in enumerate(table.select(PLAIN_COLUMNS).to_pylist()):
         if not row["failure"]:
             data = json.dumps(list(row.values()), ensure_ascii=False).encode("utf-8", errors="surrogatepass")
+            data += b"".join(array_of(column[number]).tobytes() for column in soft)
             total += int.from_bytes(hashlib.blake2b(data, digest_size=16).digest(), "little")
     return f"{total % 2**128:x}"
 
@@ -214,13 +223,37 @@ def _read_parts(uris: list[str], columns: list[str]) -> Iterator[pa.Table]:
 
 
 def read_part(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """Raises UserError where the part is damaged."""
+    """Those of soft targets only where the part has them. Raises UserError where the part is damaged."""
     try:
+        if columns and not set(columns).isdisjoint(SOFT_COLUMNS):
+            there = storage.read_metadata(uri).schema.to_arrow_schema().names
+            columns = [name for name in columns if name in there or name not in SOFT_COLUMNS]
         return storage.read_table(uri, columns)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"the store's part {uri} is damaged ({error}); {_REMEDY}") from None
+
+
+def array_of(cell: pa.ListScalar) -> np.ndarray:
+    """A list of numbers in a table."""
+    return cell.values.to_numpy() if cell.is_valid else np.zeros(0)
+
+
+def soft_size(folder: str, split: str) -> dict[str, int]:
+    """Of the soft targets of a split: rows and tokens that have them, and the bytes that they take on disk."""
+    size = {"rows": 0, "tokens": 0, "bytes": 0}
+    for uri in storage.list_files(storage.join(folder, split), ".parquet"):
+        metadata = storage.read_metadata(uri)
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            columns = [group.column(i) for i in range(group.num_columns)]
+            size["bytes"] += sum(c.total_compressed_size for c in columns if c.path_in_schema.startswith(SOFT_COLUMNS))
+        if "token_ids" in metadata.schema.to_arrow_schema().names:
+            lengths = pc.list_value_length(read_part(uri, ["token_ids"])["token_ids"])
+            size["rows"] += pc.sum(pc.greater(lengths, 0)).as_py() or 0
+            size["tokens"] += pc.sum(lengths).as_py() or 0
+    return size
 
 
 def _first_of_key(table: pa.Table) -> pa.Table:

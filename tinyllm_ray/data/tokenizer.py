@@ -52,6 +52,11 @@ class StudentTokenizer:
         return [encoding.ids for encoding in text.backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     @functools.cached_property
+    def special(self) -> frozenset[int]:
+        """Ids of the special tokens."""
+        return frozenset(find_marks(self.backend))
+
+    @functools.cached_property
     def _text(self) -> TextTokenizer:
         found = text_tokenizer(self.backend, find_marks(self.backend))
         if found is None:

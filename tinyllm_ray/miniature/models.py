@@ -114,7 +114,7 @@ def _make_teacher(
     lessons = make_lessons(world, half, count=count, template=template, in_context=in_context, seed=sizes.seed)
     decoder = name.endswith("llama")
     tokenizer = train_tokenizer([*facts, *lessons], starts_with_bos=decoder)
-    model = _new_llama(tokenizer) if decoder else _new_t5(tokenizer)
+    model = _new_llama(tokenizer) if decoder else new_t5(tokenizer)
     _train(model, tokenizer, lessons[EXAM_LESSONS:], facts, sizes=sizes, steps_done=steps_done)
     score = _examine(model, tokenizer, lessons[:EXAM_LESSONS])
     with tempfile.TemporaryDirectory() as local:
@@ -142,7 +142,7 @@ def _new_llama(tokenizer: Any) -> Any:
     return LlamaForCausalLM(config)
 
 
-def _new_t5(tokenizer: Any) -> Any:
+def new_t5(tokenizer: Any) -> Any:
     from transformers import T5Config, T5ForConditionalGeneration
 
     config = T5Config(
@@ -178,7 +178,7 @@ def _train(
         optimizer, lambda step: min(1, (step + 1) / WARMUP_STEPS) * (1 - step / sizes.teacher_steps)
     )
     short, long = (
-        [_encode(tokenizer, lesson, model.config.is_encoder_decoder) for lesson in read] for read in (facts, lessons)
+        [encode(tokenizer, lesson, model.config.is_encoder_decoder) for lesson in read] for read in (facts, lessons)
     )
     rng = random.Random(sizes.seed)
     model.train()
@@ -186,7 +186,7 @@ def _train(
         size = sizes.teacher_batch_size
         of_facts = size if step < sizes.teacher_steps // 3 else size // 5
         drawn = rng.choices(short, k=of_facts) + rng.choices(long, k=size - of_facts)
-        loss = model(**_batch(drawn, pad=tokenizer.pad_token_id)).loss
+        loss = model(**padded_batch(drawn, pad=tokenizer.pad_token_id)).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -196,14 +196,14 @@ def _train(
     model.eval()
 
 
-def _encode(tokenizer: Any, lesson: Lesson, encoder_decoder: bool) -> tuple[list[int], list[int]]:
+def encode(tokenizer: Any, lesson: Lesson, encoder_decoder: bool) -> tuple[list[int], list[int]]:
     """Input and label tokens: a decoder reads prompt and rationale in one, and its prompt has no labels."""
     source = tokenizer(lesson.prompt)["input_ids"]
     target = [*tokenizer(lesson.rationale, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     return (source, target) if encoder_decoder else ([*source, *target], [-100] * len(source) + target)
 
 
-def _batch(pairs: list[tuple[list[int], list[int]]], *, pad: int) -> dict[str, Any]:
+def padded_batch(pairs: list[tuple[list[int], list[int]]], *, pad: int) -> dict[str, Any]:
     """input_ids [B, S], attention_mask [B, S], labels [B, T]; padded on the right."""
     import torch
 

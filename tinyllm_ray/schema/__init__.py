@@ -33,7 +33,7 @@ from tinyllm_ray.schema.run import (
     Uniform,
 )
 from tinyllm_ray.schema.student import CustomTerm, Evaluation, FromScratch, Lora, Loss, Student, Training, UseRationales
-from tinyllm_ray.schema.teachers import InContext, Prompts, Sampling, Teacher
+from tinyllm_ray.schema.teachers import InContext, Prompts, Sampling, SoftTargets, Teacher
 
 __all__ = [
     "LABEL",
@@ -69,6 +69,7 @@ __all__ = [
     "Section",
     "Seed",
     "Seq2SeqSettings",
+    "SoftTargets",
     "Student",
     "StudentPool",
     "TaskName",
@@ -126,6 +127,25 @@ class Experiment(Section):
             raise ValueError(
                 "loss: all weights are zero; set loss.label_weight or one of loss.rationale_weights above 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _soft_targets_are_kept(self) -> "Experiment":
+        """A weight of soft targets wants a teacher that keeps them; the label's come from the teacher that answers."""
+        kept = [teacher.name for teacher in self.teachers if teacher.soft_targets]
+        answering = self.training.label_source.removeprefix("teacher:")
+        if kept and self.loss.weighting != "fixed":
+            raise ValueError(
+                f"loss.weighting: {self.loss.weighting} weighs components, and a teacher with soft_targets has two "
+                f"terms ({', '.join(kept)}); set loss.weighting to fixed, or leave soft_targets out"
+            )
+        for name, weight in self.loss.soft_target_weights.items():
+            teacher = answering if name == LABEL else name
+            if weight and teacher not in kept:
+                raise ValueError(
+                    f"loss.soft_target_weights.{name} is {weight:g}, but {teacher!r} is no teacher with soft_targets; "
+                    f"set teachers.NAME.soft_targets, or the weight to 0. Teachers with soft targets: {kept}"
+                )
         return self
 
     @model_validator(mode="before")

@@ -56,7 +56,8 @@ class EngineSection(Section):
 class AutoSettings(EngineSection):
     type: Literal["auto"] = Field(
         "auto",
-        description="vllm where the teacher pool has no GPU, ray_data_llm where it has; seq2seq for encoder-decoders",
+        description="vllm where the teacher pool has no GPU or the teacher has soft_targets, else ray_data_llm; "
+        "seq2seq for encoder-decoders",
     )
 
 

@@ -69,6 +69,9 @@ class CustomTerm(Section):
     )
 
 
+SOFT_TARGET_WEIGHT = 0.9  # of a teacher with soft targets
+
+
 class Loss(Section):
     label_weight: float = Field(1.0, ge=0, description="weight of the label component; the paper's gamma")
     rationale_weights: dict[str, float] = Field(
@@ -92,6 +95,14 @@ class Loss(Section):
     confidence_alpha: float = Field(
         1.0, description="factor of the score in the softmax (weighting: confidence); 0: equal weights"
     )
+    soft_target_weights: dict[str, Fraction] = Field(
+        default_factory=dict,
+        description="for each teacher with soft_targets the share of its weight that they have, 0 to 1, 0.9 where not "
+        "named; the cross-entropy has the rest. `label`: the same for training.label_source teacher:NAME",
+    )
+    soft_target_temperature: float = Field(
+        1.0, gt=0, description="above 1 the less likely tokens of the soft targets count for more; above 0"
+    )
     custom: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], CustomTerm] = Field(
         default_factory=dict, description="further terms of the loss, by the name that they have in metrics"
     )
@@ -111,10 +122,11 @@ class UseRationales(Section):
 class Training(Section):
     method: str = Field(
         "tinyllm",
-        description="inference, label_only, lora, standard_kd[:TEACHER], "
-        "step_by_step[:TEACHER], tinyllm, without:TEACHER or shuffled_rationales",
+        description="inference, label_only, lora, standard_kd[:TEACHER] (the teacher's answers and how likely it holds "
+        "each of their tokens), hard_kd[:TEACHER] (its answers as text), step_by_step[:TEACHER], tinyllm, "
+        "without:TEACHER or shuffled_rationales",
     )
-    label_source: str = Field("gold", description="`gold`, or `teacher:<name>` for standard knowledge distillation")
+    label_source: str = Field("gold", description="`gold`, or `teacher:<name>` for its own answers")
     shuffle_rationales: bool = Field(False, description="control: permute each teacher's rationales among questions")
     use_rationales: UseRationales = Field(UseRationales(), description="which rationales the student is trained on")
     steps: int = Field(1000, ge=0, description="optimizer steps; 0 is inference only")

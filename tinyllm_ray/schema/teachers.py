@@ -56,6 +56,17 @@ class Sampling(Section):
     seed: int = Field(0, ge=0, description="seed of the sampling; unused where temperature is 0")
 
 
+class SoftTargets(Section):
+    top_k: int = Field(
+        20, ge=1, description="likeliest tokens whose log-probabilities are kept for each token of a text; 6 bytes each"
+    )
+    on_mismatch: Literal["refuse", "cross_entropy"] = Field(
+        "refuse",
+        description="where the student has another vocabulary. refuse: say so before anything starts; cross_entropy: "
+        "train on the teacher's text alone, and say so",
+    )
+
+
 def _prefix_of_name(given: dict[str, Any]) -> str:
     return f"{given.get('name', '')}: "
 
@@ -85,6 +96,11 @@ class Teacher(Section):
         "follows; only: the thought",
     )
     sampling: Sampling = Field(Sampling(), description="how the teacher's tokens are drawn")
+    soft_targets: SoftTargets | None = Field(
+        None,
+        description="keep how likely the teacher held each token and the likeliest others, for a student of the same "
+        "vocabulary (loss.soft_target_weights); null: the text alone",
+    )
     samples_per_question: int = Field(1, ge=1, description="rationales per question; more than one needs a temperature")
     batch_size: int = Field(256, ge=1, description="prompts handed to the engine at once")
     max_attempts: int = Field(2, ge=1, description="tries of a failed row within one run")

@@ -23,6 +23,7 @@ from tinyllm_ray.data.arrays import (
     Features,
 )
 from tinyllm_ray.student.shards import share_between
+from tinyllm_ray.student.soft_targets import SoftTargets, soft_targets_of
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Batch:
     labels: torch.Tensor  # int64 [M]
     components: torch.Tensor  # int64 [M]
     examples: torch.Tensor  # int64 [M]: position of the label's example in the list given to `collate`
+    soft: SoftTargets | None = None  # None where the features hold none
 
     def to(self, device: torch.device) -> "Batch":
         return _to(self, device)
@@ -106,7 +108,10 @@ def collate(features: Features, indices: np.ndarray, *, decoder_start: int | Non
     starts, which = np.unique(table[:, SOURCE_START], return_inverse=True)
     lengths = dict(zip(table[:, SOURCE_START].tolist(), table[:, SOURCE_LENGTH].tolist(), strict=True))
     sources = [tokens[start : start + lengths[start]] for start in starts.tolist()]
-    return pack(sources, which.tolist(), targets, table[:, COMPONENT].tolist(), decoder_start=decoder_start)
+    batch = pack(sources, which.tolist(), targets, table[:, COMPONENT].tolist(), decoder_start=decoder_start)
+    if features.soft is None:
+        return batch
+    return replace(batch, soft=soft_targets_of(features.soft, indices, batch.examples.numpy()))
 
 
 def pack(
@@ -197,13 +202,14 @@ def groups_of(lengths: Sequence[int]) -> list[Group]:
 def shuffled_rationales(features: Features, *, seed: int) -> Features:
     """The control: each teacher's targets are moved to other questions of that teacher, so that none keeps its own."""
     examples = np.array(features.examples)
+    soft = None if features.soft is None else replace(features.soft, spans=np.array(features.soft.spans))
     for component in range(1, len(features.components)):
         places = np.flatnonzero(examples[:, COMPONENT] == component)
         cycle = np.random.default_rng((seed, component)).permutation(places)
         examples[cycle, TARGET_START:] = examples[np.roll(cycle, 1), TARGET_START:]
-    return Features(
-        tokens=features.tokens, examples=examples, question_ids=features.question_ids, components=features.components
-    )
+        if soft:
+            soft.spans[cycle] = soft.spans[np.roll(cycle, 1)]
+    return replace(features, examples=examples, soft=soft)
 
 
 def _index(starts: Sequence[int], lengths: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -234,6 +240,6 @@ def _to(value: Any, device: torch.device) -> Any:
         return value.to(device, non_blocking=True)
     if isinstance(value, list):
         return [_to(item, device) for item in value]
-    if isinstance(value, Batch | Group):
+    if isinstance(value, Batch | Group | SoftTargets):
         return replace(value, **{item.name: _to(getattr(value, item.name), device) for item in fields(value)})
     return value

@@ -15,6 +15,7 @@ from torch import nn
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
+from tinyllm_ray.data.gguf import is_gguf, unpack
 from tinyllm_ray.data.prompts import student_input
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
 from tinyllm_ray.data.store import StoreId
@@ -247,6 +248,17 @@ def _kind(student: Student) -> str:
             f"encoder-decoder students are {', '.join(ENCODER_DECODERS)}"
         )
     return config.model_type
+
+
+def student_vocabulary(student: Student, *, output_dir: str) -> dict[str, int] | None:
+    """Token -> id; None where the tokenizer is yet to be trained on the dataset, or cannot be the student's."""
+    if student.model in student.from_scratch and student.tokenizer is None:
+        return None
+    if student.tokenizer is None and is_gguf(student.model):
+        folder = unpack(student.model, key="student.model", output_dir=output_dir)
+        student = student.model_copy(update={"tokenizer": folder})
+    loaded = _load_tokenizer(student)
+    return loaded.backend_tokenizer.get_vocab() if loaded.is_fast else None
 
 
 def _load_tokenizer(student: Student) -> Any:

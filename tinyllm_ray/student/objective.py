@@ -4,7 +4,8 @@
 
 N_t is the number of t's target tokens in the global batch, over all micro-batches, shards and ranks; weight_t is a
 number that stays the same within a step (student/weighting.py). The label and each teacher's rationales are one term
-each, with the cross-entropy as token losses; `loss.custom` names further terms.
+each, with the cross-entropy as token losses. A teacher with soft targets has a second one, the divergence from its
+distributions (student/soft_targets.py); `loss.custom` names further terms.
 Legend: M target tokens, V vocabulary, T terms.
 """
 
@@ -20,6 +21,7 @@ from torch.nn import functional
 from tinyllm_ray.data.arrays import COMPONENT, TARGET_LENGTH, Features
 from tinyllm_ray.student.batches import Batch
 from tinyllm_ray.student.packed import target_logits
+from tinyllm_ray.student.soft_targets import SoftTargetLoss
 
 if TYPE_CHECKING:  # a machine that only runs the step needs no Pydantic
     from tinyllm_ray.schema import Loss
@@ -34,7 +36,7 @@ def cross_entropy(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Term:
-    name: str  # `label`, a teacher, or a name under loss.custom: in metrics `train/loss/<name>`
+    name: str  # `label`, a teacher, TEACHER/soft, or a name under loss.custom: in metrics `train/loss/<name>`
     weight: float  # as configured; 0: the term is not trained
     components: tuple[int, ...]  # whose target tokens it is taken over, as positions in `Features.components`
     token_losses: TokenLosses = cross_entropy
@@ -59,15 +61,20 @@ def term_sums(logits: torch.Tensor, batch: Batch, terms: Sequence[Term]) -> torc
     return torch.stack(sums)
 
 
-def terms_of(loss: "Loss", components: Sequence[str]) -> list[Term]:
-    """The terms with a weight, and the label's in any case, since its loss is reported."""
+def terms_of(loss: "Loss", components: Sequence[str], *, softened: Sequence[str] = ()) -> list[Term]:
+    """The terms with a weight, and the label's in any case, since its loss is reported. `softened`: the components that
+    have soft targets."""
     from tinyllm_ray.outside import load_outside
 
     weights = [loss.label_weight, *(loss.rationale_weights.get(name, 0.0) for name in components[1:])]
-    terms = [Term(name, weight, (i,)) for i, (name, weight) in enumerate(zip(components, weights, strict=True))]
-    more = []
+    terms, more = list[Term](), list[Term]()
+    for i, (name, weight) in enumerate(zip(components, weights, strict=True)):
+        share = loss.soft_target_weights.get(name, 0.0) if name in softened else 0.0
+        terms.append(Term(name, weight * (1 - share), (i,)))
+        more.append(Term(f"{name}/soft", weight * share, (i,), SoftTargetLoss(i, loss.soft_target_temperature)))
+    trained = [name for name, weight in zip(components, weights, strict=True) if weight]
     for name, custom in loss.custom.items():
-        named = custom.components or [term.name for term in terms if term.weight]
+        named = custom.components or trained
         over = tuple(i for i, component in enumerate(components) if component in named)
         more.append(Term(name, custom.weight, over, load_outside(custom.path, key=f"loss.custom.{name}.path")))
     return [term for term in [*terms, *more] if term.weight or term.name == components[0]]

@@ -125,7 +125,7 @@ def _start(
     if experiment.training.shuffle_rationales:
         features = shuffled_rationales(features, seed=trial.seed)
     loss = experiment.loss
-    terms = terms_of(loss, features.components)
+    terms = terms_of(loss, features.components, softened=features.softened)
     weighting = weighting_of(loss, terms, teachers=features.components[1:], device=device)
     beside = weighting.parameters()
     optimizer = make_optimizer(

@@ -6,8 +6,10 @@ from typing import Any
 from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data.prompts import load_template
 from tinyllm_ray.data.store import read_manifest, store_folder
+from tinyllm_ray.data.vocabulary import vocabulary_digest
 from tinyllm_ray.schema import Experiment, Teacher
 from tinyllm_ray.teachers.engines.registry import make_engine
+from tinyllm_ray.teachers.engines.soft import teacher_vocabulary
 from tinyllm_ray.teachers.examples import read_rationales
 
 
@@ -41,7 +43,25 @@ def store_manifest(
         "chat_template_kwargs": teacher.chat_template_kwargs,
         "reasoning": teacher.reasoning,
         "sampling": engine.teacher.sampling.model_dump(),
+        **_soft_targets(engine.teacher),
     }
+
+
+def _soft_targets(teacher: Teacher) -> dict[str, Any]:
+    """A key of its own, so that stores without soft targets keep their names."""
+    if not teacher.soft_targets:
+        return {}
+    vocabulary = vocabulary_digest(teacher_vocabulary(teacher)) if teacher.model else ""
+    return {"soft_targets": {"top_k": teacher.soft_targets.top_k, "vocabulary": vocabulary}}
+
+
+def soft_vocabulary(experiment: Experiment, teacher: Teacher, *, output_dir: str) -> dict[str, int] | str:
+    """Token -> id of a teacher with soft targets; of one that comes with a store, the digest that the store holds."""
+    if teacher.store:
+        held = read_manifest(given_store(teacher, dataset=experiment.dataset.name)).get("soft_targets") or {}
+        return str(held.get("vocabulary", ""))
+    engine = make_engine(teacher, pool=experiment.pools.teacher, prompts=experiment.prompts, output_dir=output_dir)
+    return teacher_vocabulary(engine.teacher)
 
 
 def given_store(teacher: Teacher, *, dataset: str) -> str:

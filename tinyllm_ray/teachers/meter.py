@@ -29,6 +29,8 @@ class TeacherReport:
     tokens_per_second: float = 0.0  # generated ones, from the first engine's readiness on
     engine_start_s: float = 0.0
     wall_s: float = 0.0
+    soft_rows: int = 0  # of the stores' rows, those whose tokens have soft targets
+    soft_bytes_per_token: float = 0.0  # on disk, of their ids, the likeliest tokens' and those log-probabilities
     accuracy: dict[str, float] = field(default_factory=dict)  # of its own answers, by split
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,7 +24,7 @@ from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
 from tinyllm_ray.data.compact import compact
 from tinyllm_ray.data.questions import QuestionFile, iterate_questions
-from tinyllm_ray.rows import Question, Rationale
+from tinyllm_ray.rows import SOFT_COLUMNS, Question, Rationale
 from tinyllm_ray.schema import Experiment, Pool, Prompts, Teacher
 from tinyllm_ray.tasks.registry import task_of
 from tinyllm_ray.teachers.engines.base import EMPTY_OUTPUT, Engine
@@ -143,8 +144,16 @@ def _run_teacher(
     report.failed = dict(failures)
     report.accuracy = {t.split: _accuracy(t) for t in targets[teacher.name] if t.answers}
     report.answer_store = next((t.folder for t in targets[teacher.name] if t.answers), "")
+    if teacher.soft_targets:
+        _count_soft_targets(report, targets[teacher.name])
     report.wall_s = time.monotonic() - began
     return report
+
+
+def _count_soft_targets(report: TeacherReport, targets: Sequence[Target]) -> None:
+    sizes = [store.soft_size(target.folder, target.split) for target in targets]
+    rows, tokens, size = (sum(found[name] for found in sizes) for name in ("rows", "tokens", "bytes"))
+    report.soft_rows, report.soft_bytes_per_token = rows, round(size / max(tokens, 1), 2)
 
 
 @dataclass(frozen=True)
@@ -247,11 +256,21 @@ def _store(batch: pa.Table, targets: Sequence[Target], engine: Engine) -> list[R
     reasoning, opened = engine.teacher.reasoning, engine.opens_thought()
     stored = []
     for number in pc.unique(batch["target"]).to_pylist():
-        rows = batch.filter(pc.equal(batch["target"], number)).to_pylist()
+        rows = _plain_rows(batch.filter(pc.equal(batch["target"], number)))
         rationales = [make_rationale(row, reasoning=reasoning, opened=opened) for row in rows]
         store.append(targets[number].folder, targets[number].split, rationales)
         stored += rationales
     return stored
+
+
+def _plain_rows(batch: pa.Table) -> list[dict[str, Any]]:
+    """With the many numbers of soft targets as arrays, where the engine gives any."""
+    soft = [name for name in (*SOFT_COLUMNS, "token_ends") if name in batch.column_names]
+    rows = batch.drop_columns(soft).to_pylist()
+    for name in soft:
+        for row, cell in zip(rows, batch[name], strict=True):
+            row[name] = store.array_of(cell)
+    return rows
 
 
 def _accuracy(target: Target) -> float:

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from tinyllm_ray.data.quality import find_flags
+from tinyllm_ray.data.token_spans import find_span
 from tinyllm_ray.rows import Question, Rationale, from_values
 from tinyllm_ray.tasks.registry import task_of
 from tinyllm_ray.teachers.thoughts import NO_ANSWER, UNFINISHED, choose_text, split_thought
@@ -16,6 +17,7 @@ def make_rationale(row: dict[str, Any], *, reasoning: Literal["keep", "drop", "o
     if not text and not failure:
         failure = NO_ANSWER if thought.finished else UNFINISHED
     predicted = task_of(question.task).read(thought.said or text, question)
+    soft = _soft_targets(row, text) if not failure else {}
     flags = find_flags(text, question, predicted=predicted, finish_reason=row["finish_reason"])
     return Rationale(
         key=row["key"],
@@ -29,4 +31,18 @@ def make_rationale(row: dict[str, Any], *, reasoning: Literal["keep", "drop", "o
         input_tokens=row["input_tokens"],
         output_tokens=row["output_tokens"],
         flags=flags if thought.finished or failure else [*flags, "unfinished_thought"],
+        **soft,
     )
+
+
+def _soft_targets(row: dict[str, Any], text: str) -> dict[str, Any]:
+    """Those of the tokens that write what became the rationale; none where it was put together from two places."""
+    ids, ends = row.get("token_ids", []), list(row.get("token_ends", []))
+    span = find_span(row["text"], ends, text) if len(ids) else None
+    if span is None:
+        return {}
+    first, end = span
+    end += end == len(ids) - 1 and ends[end] == ends[end - 1]  # the end token follows
+    k = len(row["top_ids"]) // len(ids)
+    tops = {name: row[name][first * k : end * k] for name in ("top_ids", "top_logprobs")}
+    return {"token_ids": ids[first:end], **tops}

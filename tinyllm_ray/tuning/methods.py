@@ -4,15 +4,17 @@ In: an experiment with `training.method`. Out: the experiment with that method's
 """
 
 from tinyllm_ray.config import UserError, digest, with_overrides
-from tinyllm_ray.schema import Experiment
+from tinyllm_ray.schema import LABEL, Experiment
 from tinyllm_ray.schema.base import did_you_mean
 from tinyllm_ray.schema.rationales import SELECT_MODES
+from tinyllm_ray.schema.student import SOFT_TARGET_WEIGHT
 
 METHODS = (
     "inference",
     "label_only",
     "lora",
     "standard_kd[:teacher]",
+    "hard_kd[:teacher]",
     "step_by_step[:teacher]",
     "tinyllm",
     "without:teacher",
@@ -21,7 +23,8 @@ METHODS = (
 
 
 def apply_method(experiment: Experiment) -> Experiment:
-    """Resolve `training.method`; a teacher without a weight in `loss.rationale_weights` has weight 1.
+    """Resolve `training.method`; a teacher without a weight in `loss.rationale_weights` has weight 1, and where it has
+    soft targets 0.9 of it is theirs.
 
     Raises UserError for an unknown method or teacher, or a target that no stage makes.
     """
@@ -29,6 +32,8 @@ def apply_method(experiment: Experiment) -> Experiment:
     names = [teacher.name for teacher in experiment.teachers]
     weights = {name: 1.0 for name in names} | experiment.loss.rationale_weights
     none = {name: 0.0 for name in names}
+    soft = {teacher.name: SOFT_TARGET_WEIGHT for teacher in experiment.teachers if teacher.soft_targets}
+    soft |= experiment.loss.soft_target_weights
     match method:
         case "inference":
             changes = {"training.steps": 0, "loss.rationale_weights": none}
@@ -37,13 +42,10 @@ def apply_method(experiment: Experiment) -> Experiment:
         case "lora":
             adapters = experiment.student.lora.model_dump() if experiment.student.lora else {}
             changes = {"loss.rationale_weights": none, "student.lora": adapters}
-        case "standard_kd":
-            teacher = _one_teacher(experiment, given)
-            if "train" not in experiment.prompts.answer_splits:
-                raise UserError(
-                    "training.method standard_kd needs the teacher's own answers; add train to prompts.answer_splits"
-                )
+        case "standard_kd" | "hard_kd":
+            teacher = _answering_teacher(experiment, given)
             changes = {"loss.rationale_weights": none, "training.label_source": f"teacher:{teacher}"}
+            soft = {LABEL: SOFT_TARGET_WEIGHT} | soft if method == "standard_kd" else soft | {LABEL: 0.0}
         case "step_by_step":
             teacher = _one_teacher(experiment, given)
             changes = {"loss.rationale_weights": none | {teacher: weights[teacher]}}
@@ -57,7 +59,7 @@ def apply_method(experiment: Experiment) -> Experiment:
         case _:
             near = did_you_mean(method, [name.partition("[")[0].partition(":")[0] for name in METHODS])
             raise UserError(f"training.method: {method!r} was given{near}; allowed are {', '.join(METHODS)}")
-    return with_overrides(experiment, changes)
+    return with_overrides(experiment, changes | {"loss.soft_target_weights": soft})
 
 
 def comparison(experiment: Experiment) -> dict[str, Experiment]:
@@ -89,6 +91,19 @@ def ablation(experiment: Experiment) -> dict[str, Experiment]:
 
 def _with_method(experiment: Experiment, method: str) -> Experiment:
     return apply_method(with_overrides(experiment, {"training.method": method}))
+
+
+def _answering_teacher(experiment: Experiment, given: str) -> str:
+    """The teacher whose own answers become the labels, as text or, in standard_kd, with their soft targets too."""
+    teacher, method = _one_teacher(experiment, given), experiment.training.method
+    if "train" not in experiment.prompts.answer_splits:
+        raise UserError(f"training.method {method} needs the teacher's own answers; add train to prompts.answer_splits")
+    if method.startswith("standard_kd") and not experiment.teacher(teacher).soft_targets:
+        raise UserError(
+            f"training.method {method} learns from how likely the teacher holds each answer; set "
+            f"teachers.{teacher}.soft_targets, or take hard_kd, which learns from its answers as text"
+        )
+    return teacher
 
 
 def _one_teacher(experiment: Experiment, given: str) -> str:

@@ -93,3 +93,31 @@ def test_a_text_is_the_same_whatever_rows_share_its_batch_and_leave_it(
         else:
             assert row["failure"] == "empty output"
     assert len(set(lengths)) > 5 and sum(length < TOKENS for length in lengths) >= 3 * ROWS // 4
+
+
+@pytest.mark.parametrize("stop", [[], [" pl"]])
+def test_soft_targets_are_the_models_own_log_probabilities_of_the_tokens_that_write_the_text(
+    model: str, tmp_path: Path, stop: list[str]
+) -> None:
+    """Against one forward pass a row, to what float16 keeps, whatever the penalty does to the choice of tokens."""
+    k = 6
+    sampling = Sampling(max_tokens=TOKENS, repetition_penalty=50.0, stop=stop)
+    settings = Seq2SeqSettings(type="seq2seq", batch_tokens=130, model_kwargs=EXACT)
+    teacher = Teacher(name="t", model=model, sampling=sampling, engine=settings, soft_targets={"top_k": k})
+    engine = Seq2SeqActor(teacher=teacher, settings=settings, gpu=False, log_file=None)
+    files, prompt_ids = prompts(tmp_path)
+    rows = engine(files).to_pylist()
+
+    alone = T5ForConditionalGeneration.from_pretrained(model, **EXACT).eval()
+    soft = [(row, source) for row, source in zip(rows, prompt_ids, strict=True) if row["token_ids"]]
+    assert len(soft) >= ROWS // 3  # the others are empty, or end within a character
+    for row, source in soft:
+        ids = row["token_ids"]
+        assert engine._tokenizer.decode(ids, skip_special_tokens=True) == row["text"]
+        assert row["token_ends"][-1] == len(row["text"])
+        with torch.inference_mode():
+            logits = alone(input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([[PAD, *ids[:-1]]])).logits
+        values, top = logits[0].log_softmax(-1).topk(k)
+        assert row["top_ids"] == top.flatten().tolist()
+        torch.testing.assert_close(torch.tensor(row["top_logprobs"]), values.flatten().float(), rtol=2**-11, atol=1e-6)
+    assert any(row["token_ids"][-1] == END for row, _ in soft)

@@ -53,6 +53,11 @@ def decoder_key(teacher: Teacher, engine_kwargs: dict[str, Any], *, adapter: str
 def check_decoder(teacher: Teacher, engine_kwargs: dict[str, Any]) -> None:
     check_model(teacher, wanted="decoder")
     decoder_prompt_limit(teacher, engine_kwargs)
+    if teacher.soft_targets and engine_kwargs.get("logprobs_mode", "raw_logprobs") != "raw_logprobs":
+        raise UserError(
+            f"teachers.{teacher.name}.engine.engine_kwargs: logprobs_mode {engine_kwargs['logprobs_mode']!r} gives "
+            "other numbers than the model's log-probabilities, which soft_targets keep; leave it out"
+        )
 
 
 def decoder_prompt_limit(teacher: Teacher, engine_kwargs: dict[str, Any]) -> int:
@@ -112,6 +117,8 @@ def engine_arguments(
     }
     if adapter:
         ours["enable_lora"] = True
+    if teacher.soft_targets:
+        ours["max_logprobs"] = teacher.soft_targets.top_k
     if not setting.pool.gpus_per_worker:
         ours |= {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 256}
         if setting.prompts.in_context.pool is not None:

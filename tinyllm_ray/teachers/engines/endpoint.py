@@ -29,6 +29,7 @@ from tinyllm_ray.teachers.engines.base import (
 from tinyllm_ray.teachers.engines.encoding import messages
 from tinyllm_ray.teachers.engines.endpoint_client import MIB, Server, ServerError
 from tinyllm_ray.teachers.engines.models import model_of
+from tinyllm_ray.teachers.engines.soft import refuse_soft_targets
 from tinyllm_ray.teachers.thoughts import join_thought
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Endpoint:
 
     def check(self) -> None:
         """The server answers, takes the key and has the model."""
+        refuse_soft_targets(self.teacher, "OpenAI's API gives log-probabilities of pieces of text, not of token ids")
         check_server(self.teacher, self._settings)
 
     def prompt_limit(self) -> int | None:

@@ -19,6 +19,7 @@ from tinyllm_ray.teachers.engines.decoders import (
     repetition_detection,
 )
 from tinyllm_ray.teachers.engines.encoding import PromptEncoder
+from tinyllm_ray.teachers.engines.soft import refuse_soft_targets
 
 if TYPE_CHECKING:
     import ray.data
@@ -52,6 +53,9 @@ class RayDataLlm:
     def check(self) -> None:
         check_decoder(self.teacher, self._settings.engine_kwargs)
         self._encoder.check()
+        refuse_soft_targets(
+            self.teacher, "ray.data.llm hands log-probabilities on as dictionaries, which an Arrow table cannot hold"
+        )
 
     def prompt_limit(self) -> int:
         return decoder_prompt_limit(self.teacher, self._settings.engine_kwargs)
@@ -143,4 +147,5 @@ def _outcome(row: dict[str, Any], sampling: Sampling) -> dict[str, Any]:
             output_tokens=len(tokens),
             saved_tokens=sampling.max_tokens - len(tokens) if stop or reason == REPETITION else 0,
         )
-    return asdict(result) | {"engine_start_s": 0.0, "engine_ready_at": 0.0}
+    fields = {name: value for name, value in asdict(result).items() if not isinstance(value, list)}
+    return fields | {"engine_start_s": 0.0, "engine_ready_at": 0.0}

@@ -101,7 +101,9 @@ def run_files(engine: Engine, files: Sequence[str], *, longest_prompt: int) -> I
 def _choose(teacher: Teacher, pool: Pool) -> VllmSettings | RayDataLlmSettings | Seq2SeqSettings:
     if find_shape(teacher, read_config(teacher)) == "encoder_decoder":
         return Seq2SeqSettings(type="seq2seq")
-    return RayDataLlmSettings(type="ray_data_llm") if pool.gpus_per_worker else VllmSettings(type="vllm")
+    if pool.gpus_per_worker and not teacher.soft_targets:
+        return RayDataLlmSettings(type="ray_data_llm")
+    return VllmSettings(type="vllm")
 
 
 def _load(path: str, teacher: Teacher) -> type[Engine]:

@@ -36,12 +36,14 @@ from tinyllm_ray.teachers.engines.models import (
     position_limit,
     read_config,
 )
+from tinyllm_ray.teachers.engines.soft import check_soft_targets, with_soft_targets
 
 if TYPE_CHECKING:
     import ray.data
     import torch
 
 CPU_ENCODER_TOKENS = 2048  # padded source tokens that the encoder takes at once: what a CPU's cache can hold
+SCORED_TOKENS = 1024  # padded target tokens whose logits are held at once
 MIN_BATCH = 8  # a batch this small runs to its end
 
 
@@ -69,6 +71,7 @@ class Seq2Seq:
     def check(self) -> None:
         check_model(self.teacher, wanted="encoder_decoder")
         self._encoder.check()
+        check_soft_targets(self.teacher)
 
     def prompt_limit(self) -> int:
         given = self._settings.max_prompt_tokens
@@ -157,11 +160,15 @@ class Seq2SeqActor:
         torch.manual_seed(seed)
         try:
             with torch.inference_mode():
-                made = self._write(*self._encode(prompts))
+                hidden, mask = self._encode(prompts)
+                made = self._write(hidden, mask)
+                texts = self._tokenizer.batch_decode(made, skip_special_tokens=True)
+                rows = zip(texts, made, prompts, strict=True)
+                outcomes = [self._outcome(text, tokens, len(ids)) for text, tokens, ids in rows]
+                soft = self._teacher.soft_targets
+                return self._with_top(outcomes, made, hidden, mask, k=soft.top_k) if soft else outcomes
         except RuntimeError as error:  # out of memory, mostly
             return [failed(f"engine error: {error}", input_tokens=len(ids)) for ids in prompts]
-        texts = self._tokenizer.batch_decode(made, skip_special_tokens=True)
-        return [self._outcome(text, tokens, len(ids)) for text, tokens, ids in zip(texts, made, prompts, strict=True)]
 
     def _outcome(self, text: str, tokens: list[int], input_tokens: int) -> Outcome:
         sampling, config = self._teacher.sampling, self._model.config
@@ -217,6 +224,38 @@ class Seq2SeqActor:
             begun = {"decoder_input_ids": output, "decoder_attention_mask": torch.ones_like(output)}
             cache.batch_select_indices(stay)
         return made
+
+    def _with_top(
+        self, outcomes: list[Outcome], made: list[list[int]], hidden: "torch.Tensor", mask: "torch.Tensor", *, k: int
+    ) -> list[Outcome]:
+        """With each token's k likeliest, by one more pass of the decoder, over all tokens of a text at once. What
+        `generate` gives are scores after temperature and penalties."""
+        import torch
+        from transformers.modeling_outputs import BaseModelOutput
+
+        start, result = self._model.config.decoder_start_token_id, list(outcomes)
+        written = [self._written(tokens) for tokens in made]
+        for rows in batches_by_tokens([len(tokens) for tokens in written], SCORED_TOKENS):
+            begun = [[start, *written[row][:-1]] for row in rows]
+            width = len(begun[0])
+            ids = torch.tensor([[*tokens, *[start] * (width - len(tokens))] for tokens in begun], device=self._device)
+            encoded = BaseModelOutput(last_hidden_state=hidden[rows])
+            logits = self._model(encoder_outputs=encoded, attention_mask=mask[rows], decoder_input_ids=ids).logits
+            values, top = logits.float().log_softmax(-1).topk(k)  # [b, T, k]
+            for row, its_ids, its_values in zip(rows, top.cpu().numpy(), values.cpu().numpy(), strict=True):
+                result[row] = with_soft_targets(
+                    outcomes[row], self._tokenizer, written[row], top_ids=its_ids, top_logprobs=its_values
+                )
+        return result
+
+    def _written(self, tokens: list[int]) -> list[int]:
+        """Without the padding behind a text."""
+        config, end = self._model.config, len(tokens)
+        if config.eos_token_id in tokens:
+            return tokens[: tokens.index(config.eos_token_id) + 1]
+        while end > 1 and tokens[end - 1] == config.pad_token_id:
+            end -= 1
+        return tokens[:end]
 
     def _ended(self, output: "torch.Tensor") -> "torch.Tensor":
         """Rows [B] of [B, 1 + T] whose text is over."""

@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from tinyllm_ray.cluster.pools import actor_options
@@ -35,6 +36,7 @@ from tinyllm_ray.teachers.engines.decoders import (
     repetition_detection,
 )
 from tinyllm_ray.teachers.engines.encoding import PromptEncoder
+from tinyllm_ray.teachers.engines.soft import check_soft_targets, with_soft_targets
 
 if TYPE_CHECKING:
     import ray.data
@@ -61,6 +63,7 @@ class Vllm:
     def check(self) -> None:
         check_decoder(self.teacher, self._settings.engine_kwargs)
         self._encoder.check()
+        check_soft_targets(self.teacher)
 
     def prompt_limit(self) -> int:
         return decoder_prompt_limit(self.teacher, self._settings.engine_kwargs)
@@ -88,6 +91,7 @@ class Vllm:
                     setting=self._setting,
                 ),
                 "sampling": self.teacher.sampling,
+                "top_k": self.teacher.soft_targets.top_k if self.teacher.soft_targets else None,
                 "row_seeds": pool.gpus_per_worker > 0,  # vLLM's sampler on a CPU takes no generator of a row's own
                 "adapter": adapter,
                 "log_file": self._setting.log_file,
@@ -121,6 +125,7 @@ class VllmActor:
         *,
         engine_kwargs: dict[str, Any],
         sampling: Sampling,
+        top_k: int | None,
         row_seeds: bool,
         adapter: str | None,
         log_file: str | None,
@@ -130,6 +135,7 @@ class VllmActor:
         set_environment()
         self._kwargs = engine_kwargs
         self._sampling = sampling
+        self._top_k = top_k
         self._adapter = adapter
         self._row_seeds = row_seeds
         self._inbox: queue.SimpleQueue[_Batch] = queue.SimpleQueue()
@@ -174,7 +180,7 @@ class VllmActor:
             for output in outputs:
                 if output.finished:
                     batch, position = self._waiting.pop(output.request_id)
-                    batch.set(position, _outcome(output, self._sampling))
+                    batch.set(position, self._outcome(output))
 
     def _admit(self, batch: "_Batch") -> None:
         for position, (prompt_ids, seed) in enumerate(zip(batch.prompt_ids, batch.seeds, strict=True)):
@@ -184,13 +190,21 @@ class VllmActor:
                 self._engine.add_request(
                     name,
                     {"prompt_token_ids": prompt_ids},
-                    sampling_params(self._sampling, seed if self._row_seeds else None),
+                    sampling_params(self._sampling, seed if self._row_seeds else None, top_k=self._top_k),
                     lora_request=self._lora_request(),
                 )
             except ValueError as error:  # vLLM refuses this one prompt
                 batch.set(position, failed(f"engine error: {error}"))
                 continue
             self._waiting[name] = batch, position
+
+    def _outcome(self, output: "RequestOutput") -> Outcome:
+        made, completion = _outcome(output, self._sampling), output.outputs[0]
+        if self._top_k is None:
+            return made
+        ids, values = _top(completion.logprobs, self._top_k)
+        tokens = list(completion.token_ids)
+        return with_soft_targets(made, self._engine.get_tokenizer(), tokens, top_ids=ids, top_logprobs=values)
 
     def _lora_request(self) -> Any:
         if self._adapter is None:
@@ -220,8 +234,8 @@ class _Batch:
             self.done.set_result([self._outcomes[i] for i in range(len(self.seeds))])
 
 
-def sampling_params(sampling: Sampling, seed: int | None) -> Any:
-    """`seed` is of one row; None leaves a row to the engine's own seed."""
+def sampling_params(sampling: Sampling, seed: int | None, *, top_k: int | None = None) -> Any:
+    """`seed` is of one row; None leaves a row to the engine's own seed. `top_k`: log-probabilities that are wanted."""
     from vllm import SamplingParams
     from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
@@ -235,7 +249,19 @@ def sampling_params(sampling: Sampling, seed: int | None) -> Any:
         repetition_detection=RepetitionDetectionParams(**loops) if loops else None,
         seed=seed if sampling.temperature else None,
         output_kind=RequestOutputKind.FINAL_ONLY,
+        logprobs=top_k,
+        flat_logprobs=top_k is not None,
     )
+
+
+def _top(flat: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and log-probabilities [n, k] of vLLM's FlatLogprobs, which hold the token itself, then the likeliest."""
+    counts = np.subtract(flat.end_indices, flat.start_indices)
+    assert (counts == k + 1).all(), (
+        f"{k + 1} log-probabilities a token were asked for, vLLM gave {set(counts.tolist())}"
+    )
+    ids, values = (np.array(given).reshape(-1, k + 1)[:, 1:] for given in (flat.token_ids, flat.logprobs))
+    return ids, values
 
 
 def _outcome(output: "RequestOutput", sampling: Sampling) -> Outcome:
