@@ -16,7 +16,7 @@ from tinyllm_ray.data.questions import read_questions
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.schema.base import counted, did_you_mean
 from tinyllm_ray.session import Session
-from tinyllm_ray.tuning.methods import ablation, apply_method, comparison
+from tinyllm_ray.tuning.methods import ablation, apply_method, comparison, growth
 
 if TYPE_CHECKING:
     from tinyllm_ray.student.train import Trial
@@ -42,10 +42,13 @@ def generate(session: Session) -> dict[str, Any]:
     return _generate(session)
 
 
-def ablate(session: Session) -> dict[str, Any]:
-    """All variants of the ablation, the paired effects, the sentence that the data supports, and the page."""
+def ablate(session: Session, *, growing: bool = False) -> dict[str, Any]:
+    """All variants of the ablation, the paired effects, the sentence that the data supports, and the page.
+
+    `growing`: instead of these every way to choose among the first one, two, ... teachers.
+    """
     _begin(session, "ablate")
-    methods = _methods(session, ablation(session.experiment), title="ablation")
+    methods = _methods(session, (growth if growing else ablation)(session.experiment), title="ablation")
     page = report(session)
     return {"methods": methods, "conclusion": page["headline"]} | page
 

@@ -144,15 +144,17 @@ def teach(folder: Path, experiment: Experiment) -> None:
     import torch
 
     from tinyllm_ray.data.prompts import load_template
-    from tinyllm_ray.miniature.lessons import make_facts, make_lessons, train_tokenizer
+    from tinyllm_ray.miniature.lessons import Schooling, believed, make_facts, make_lessons, train_tokenizer
     from tinyllm_ray.miniature.models import encode, new_t5, padded_batch
     from tinyllm_ray.miniature.world import HALVES, make_world
 
     sizes, template = experiment.dataset.miniature, load_template(experiment.prompts.template)
     world, steps, size = make_world(sizes), 2 * sizes.teacher_steps, sizes.teacher_batch_size
     asked = {"template": template, "in_context": experiment.prompts.in_context, "seed": sizes.seed}
-    lessons = [x for half in range(HALVES) for x in make_lessons(world, half, count=steps * size // 4, **asked)]
-    facts = [fact for half in range(HALVES) for fact in make_facts(world, half)]
+    halves = [Schooling(half) for half in range(HALVES)]
+    known = {school: believed(world, school, seed=sizes.seed) for school in halves}
+    lessons = [x for s in halves for x in make_lessons(known[s], s, count=steps * size // 4, **asked)]
+    facts = [fact for school in halves for fact in make_facts(known[school])]
     torch.manual_seed(0)
     torch.set_num_threads(1)
     tokenizer = train_tokenizer([*facts, *lessons], starts_with_bos=False)

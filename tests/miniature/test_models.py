@@ -1,4 +1,4 @@
-"""The two teachers: trained from scratch for a few steps, saved, loaded like any other model."""
+"""The teachers: trained from scratch for a few steps, saved, loaded like any other model."""
 
 from pathlib import Path
 
@@ -43,4 +43,4 @@ def test_why_a_teachers_process_failed_is_told_where_its_failure_is(tmp_path: Pa
     sizes = Miniature(**SIZES, teacher_steps=1, teacher_batch_size=4)
     template = load_template("paper")
     with pytest.raises(RuntimeError, match=r"the training of the teacher north_llama failed: \w*Error: .*file"):
-        make_teachers(str(tmp_path / "file"), sizes, template=template, in_context=InContext())
+        make_teachers(str(tmp_path / "file"), ["north_llama"], sizes, template=template, in_context=InContext())

@@ -145,6 +145,18 @@ def test_weights_that_vary_are_drawn_under_their_component(data):
     assert axes.get_lines()[0].get_ydata().tolist() == [0.5, 0.75]
 
 
+def test_the_page_shows_what_choosing_is_worth_as_teachers_are_added(data):
+    right = {"q1": True, "q2": False}
+    grown = [
+        replace(data.trials[0], variant=f"first_{count}_{mode}", seed=0, correct={**right, "q2": mode == "correct"})
+        for count, mode in ((1, "all"), (2, "all"), (2, "correct"))
+    ]
+    page = render_page(replace(data, grown=grown), [], [], uri="x")
+    assert "As teachers are added" in page
+    assert re.search(r"<td>correct</td><td class=\"n\">–</td><td class=\"n\">100.0</td>", page)
+    assert "As teachers are added" not in render_page(data, [], [], uri="x")
+
+
 def test_seconds_are_summed_by_stage(data):
     assert seconds_by_stage(data) == {
         "teacher llama": 8.0,

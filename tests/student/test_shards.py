@@ -81,20 +81,23 @@ def varying(tmp_path_factory, make):
     """Weights that follow from the losses of the whole step, in three shards, for each number of ranks."""
     world = make.World(tmp_path_factory.mktemp("varying"))
     kinds = ("uncertainty", "confidence")
-    return {
+    trials = {
         kind: {name: world.trial(f"{kind} {name}", loss={"weighting": kind}, **settings(shards=3)) for name in "12"}
         for kind in kinds
     }
+    run_ranks(tmp_path_factory.mktemp("varying-jobs"), [job(trials[kind]["2"], 2) for kind in kinds])
+    for kind in kinds:
+        run_trial(trials[kind]["1"], report=lambda row: None)
+    return trials
 
 
 @pytest.fixture(scope="module")
-def done(even, uneven, varying, tmp_path_factory):
+def done(even, uneven, tmp_path_factory):
     """All trials have been run, those on several ranks by one group of processes."""
     jobs = [job(trials[str(ranks)], ranks) for trials, most in ((even, 4), (uneven, 3)) for ranks in range(2, most + 1)]
     jobs += [job(even["4 to 3"], 4, stop_at=3), job(even["4 to 3"], 3)]
-    jobs += [job(trials["2"], 2) for trials in varying.values()]
     run_ranks(tmp_path_factory.mktemp("jobs"), jobs)
-    for trials in (even, uneven, *varying.values()):
+    for trials in (even, uneven):
         run_trial(trials["1"], report=lambda row: None)
 
 
@@ -112,7 +115,7 @@ def test_shards_that_do_not_come_out_even_and_empty_ones_give_the_same_bits(unev
     assert outcome(uneven["3"]) == wanted
 
 
-def test_learned_weights_and_those_by_confidence_have_the_same_bits_on_one_rank_and_on_two(varying, done):
+def test_learned_weights_and_those_by_confidence_have_the_same_bits_on_one_rank_and_on_two(varying):
     for kind, trials in varying.items():
         wanted = outcome(trials["1"])
         assert "train/weight/long" in wanted["losses"][6]

@@ -1,7 +1,8 @@
 import pytest
 
 from tinyllm_ray.config import UserError, validate, with_overrides
-from tinyllm_ray.tuning.methods import ablation, apply_method, comparison
+from tinyllm_ray.schema.rationales import SELECT_MODES
+from tinyllm_ray.tuning.methods import ablation, apply_method, comparison, growth
 
 
 def experiment(method: str = "tinyllm", teachers=("a", "b"), **more):
@@ -125,3 +126,22 @@ def test_the_ablation_walks_the_ways_to_choose_a_teacher_where_there_are_own_ans
     assert list(variants)[5:] == [f"select_{mode}" for mode in modes]
     assert [variants[f"select_{mode}"].rationales.select for mode in modes] == modes
     assert variants["all_teachers"].rationales.select == "all"
+
+
+def test_teachers_are_added_in_their_order_and_one_alone_leaves_little_to_choose():
+    asked = with_overrides(experiment(teachers=("a", "b", "c")), {"prompts.answer_splits": ["train"]})
+    variants = growth(asked)
+    chosen = [mode for mode in SELECT_MODES if mode != "agree"]
+    names = ["first_1_all", "first_1_majority", "first_1_correct"]
+    names += [f"first_{count}_{mode}" for count in (2, 3) for mode in ["all", *chosen]]
+    assert list(variants) == names
+    second = variants["first_2_correct"]
+    assert [teacher.name for teacher in second.teachers] == ["a", "b"]
+    assert (second.rationales.select, second.loss.rationale_weights) == ("correct", {"a": 0.5, "b": 1.0})
+    assert variants["first_1_all"].loss.rationale_weights == {"a": 0.5}
+
+
+def test_growing_needs_two_teachers_and_their_own_answers():
+    for few in (experiment(), with_overrides(experiment(teachers=("a",)), {"prompts.answer_splits": ["train"]})):
+        with pytest.raises(UserError, match=r"ablate --growing .* two teachers or more and train"):
+            growth(few)

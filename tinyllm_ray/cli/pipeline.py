@@ -9,7 +9,7 @@ from tinyllm_ray import stages
 from tinyllm_ray.checks import check
 from tinyllm_ray.cli.base import ExperimentFile, Json, Overrides, app, finish, session_of
 from tinyllm_ray.schema.base import counted
-from tinyllm_ray.terminal.texts import text_of_methods, text_of_run
+from tinyllm_ray.terminal.texts import text_of_growth, text_of_methods, text_of_run
 
 
 @app.command()
@@ -73,11 +73,20 @@ def tune(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json 
 
 
 @app.command()
-def ablate(experiment: ExperimentFile, overrides: Overrides = None, as_json: Json = False) -> None:
+def ablate(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    growing: Annotated[
+        bool,
+        typer.Option("--growing", help="instead: every way to choose among the first one, two, ... teachers"),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Which teacher helped: label only, each alone, all, all but one, shuffled; with paired intervals."""
     with session_of(experiment, overrides, writes=True) as session:
-        result = stages.ablate(session)
-    finish(result, as_json, f"{text_of_methods(result['methods'])}\n{result['conclusion']}")
+        result = stages.ablate(session, growing=growing)
+    lines = [text_of_methods(result["methods"]), *([text_of_growth(result["growth"])] if growing else [])]
+    finish(result, as_json, "\n".join([*lines, result["conclusion"]]))
 
 
 @app.command()

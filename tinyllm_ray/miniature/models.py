@@ -1,7 +1,7 @@
-"""The miniature's two teachers: a world and its settings in, ordinary Hugging Face folders out.
+"""The miniature's teachers: a world and its settings in, ordinary Hugging Face folders out.
 
 <output.dir>/miniature/teachers/<name>/ and complete.json, written last. Each teacher is
-trained from scratch, in its own process on one thread, on lessons about its half of the animals.
+trained from scratch, in its own process on one thread, on lessons about the animals that it meets.
 Shapes: B batch, S source tokens, T tokens.
 """
 
@@ -10,30 +10,40 @@ import os
 import random
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from ctypes import c_double
 from typing import Any
 
 from tinyllm_ray import storage
-from tinyllm_ray.config import digest
+from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data.prompts import load_template
-from tinyllm_ray.miniature.lessons import Lesson, make_facts, make_lessons, train_tokenizer
+from tinyllm_ray.miniature.lessons import Lesson, Schooling, believed, make_facts, make_lessons, train_tokenizer
 from tinyllm_ray.miniature.world import make_world, prepare_world
 from tinyllm_ray.schema import Experiment, InContext, Miniature
 from tinyllm_ray.terminal import progress
 
-TEACHERS = {"north_llama": 0, "south_t5": 1}  # folder: the half of the animals that the teacher knows
+TEACHERS = {  # folder: what the teacher is taught
+    "north_llama": Schooling(half=0),
+    "south_t5": Schooling(half=1),
+    "guessing_t5": Schooling(met=1 / 8, guesses=True),
+    "mistaken_t5": Schooling(mistaken=1 / 3),
+}
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 50
 EXAM_LESSONS = 200
 
 
 def prepare_teachers(experiment: Experiment, *, output_dir: str) -> dict[str, Any]:
-    """Train the teachers unless <output_dir>/miniature holds them already, made with equal settings."""
+    """Train the teachers that the experiment names, unless <output_dir>/miniature holds them, made with equal settings.
+
+    Raises UserError for a name that is not in TEACHERS.
+    """
     folder = prepare_world(experiment, output_dir=output_dir)
     template = load_template(experiment.prompts.template)
     in_context, sizes = experiment.prompts.in_context, experiment.dataset.miniature
-    made_with = digest([sizes.model_dump(), in_context.model_dump(), template])
+    names = _named(experiment, folder)
+    made_with = digest([sizes.model_dump(), in_context.model_dump(), template, names])
     marker = storage.join(folder, "complete.json")
     if storage.exists(marker):
         found = storage.read_json(marker)
@@ -42,27 +52,41 @@ def prepare_teachers(experiment: Experiment, *, output_dir: str) -> dict[str, An
         storage.remove(marker)
     storage.remove_folder(storage.join(folder, "teachers"))
     started = time.time()
-    exams = make_teachers(folder, sizes, template=template, in_context=in_context)
+    exams = make_teachers(folder, names, sizes, template=template, in_context=in_context)
     result = {"made_with": made_with, "teachers": exams, "wall_s": round(time.time() - started, 1)}
     storage.write_json(marker, result)
     return result
 
 
+def _named(experiment: Experiment, folder: str) -> list[str]:
+    """The folders that teachers of the experiment are to have below <output_dir>/miniature/teachers."""
+    below = storage.join(folder, "teachers") + "/"
+    names = [
+        str(teacher.model).removeprefix(below)
+        for teacher in experiment.teachers
+        if str(teacher.model).startswith(below)
+    ]
+    strange = [name for name in names if name not in TEACHERS]
+    if strange:
+        raise UserError(f"the miniature has no teacher {strange[0]!r}; it has {', '.join(TEACHERS)}")
+    return names
+
+
 def make_teachers(
-    folder: str, sizes: Miniature, *, template: str, in_context: InContext
+    folder: str, names: Sequence[str], sizes: Miniature, *, template: str, in_context: InContext
 ) -> dict[str, dict[str, float]]:
-    """Train both at once; returns what each scores in an exam on lessons that it has not seen."""
+    """Train them at once; returns what each scores in an exam on lessons that it has not seen."""
     context = multiprocessing.get_context("spawn")  # a forked process would share this one's threads and Ray connection
-    steps = {name: context.Value(c_double, 0) for name in TEACHERS}
+    steps = {name: context.Value(c_double, 0) for name in names}
     errors = context.SimpleQueue()
     processes = {
         name: context.Process(target=_run, args=(errors, name, folder, sizes, template, in_context, steps[name]))
-        for name in TEACHERS
+        for name in names
     }
     with ExitStack() as stack:
         total = sizes.teacher_steps
         bars = {
-            name: stack.enter_context(progress.step(f"teaching {name}", total=total, unit="steps")) for name in TEACHERS
+            name: stack.enter_context(progress.step(f"teaching {name}", total=total, unit="steps")) for name in names
         }
         for process in processes.values():
             process.start()
@@ -80,7 +104,7 @@ def make_teachers(
         if process.exitcode:
             reason = said.get(name, f"its process ended with exit code {process.exitcode}")
             raise RuntimeError(f"the training of the teacher {name} failed: {reason}")
-    return {name: storage.read_json(storage.join(_folder(folder, name), "exam.json")) for name in TEACHERS}
+    return {name: storage.read_json(storage.join(_folder(folder, name), "exam.json")) for name in names}
 
 
 def _folder(folder: str, name: str) -> str:
@@ -107,11 +131,10 @@ def _make_teacher(
     torch.set_num_threads(1)
     torch.manual_seed(sizes.seed)
     started = time.time()
-    half = TEACHERS[name]
     count = sizes.teacher_steps * sizes.teacher_batch_size // 2 + EXAM_LESSONS
-    world = make_world(sizes)
-    facts = make_facts(world, half)
-    lessons = make_lessons(world, half, count=count, template=template, in_context=in_context, seed=sizes.seed)
+    world = believed(make_world(sizes), TEACHERS[name], seed=sizes.seed)
+    facts, school = make_facts(world), TEACHERS[name]
+    lessons = make_lessons(world, school, count=count, template=template, in_context=in_context, seed=sizes.seed)
     decoder = name.endswith("llama")
     tokenizer = train_tokenizer([*facts, *lessons], starts_with_bos=decoder)
     model = _new_llama(tokenizer) if decoder else new_t5(tokenizer)

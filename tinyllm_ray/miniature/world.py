@@ -102,7 +102,11 @@ def make_question(world: World, name: str, attribute: str, *, question_id: str, 
 
 def explain(world: World, name: str, attribute: str) -> str:
     """The reasoning of someone who knows the animal: first its kind, then the kind's habit, then the answer."""
-    kind, value = world.kind_of[name], world.answer(name, attribute)
+    return explain_kind(world, world.kind_of[name], attribute)
+
+
+def explain_kind(world: World, kind: str, attribute: str) -> str:
+    value = world.habit_of[kind, attribute]
     return f"It is a {kind}. {ATTRIBUTES[attribute][1].format(kind=kind, value=value)} So the answer is {value}."
 
 

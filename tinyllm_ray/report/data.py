@@ -22,6 +22,7 @@ from tinyllm_ray.report.conflicts import Contradiction, OwnAnswers, find_contrad
 from tinyllm_ray.report.routers import RouterShown, read_router
 from tinyllm_ray.rows import SPLITS, Question, from_values
 from tinyllm_ray.schema import Experiment
+from tinyllm_ray.schema.rationales import GROWN
 from tinyllm_ray.tasks.registry import task_of
 from tinyllm_ray.tracking.read import DatasetRecord, Record, Records
 
@@ -70,6 +71,7 @@ class ReportData:
     experiment: Experiment
     parent: Record
     trials: list[Trained]
+    grown: list[Trained]  # those that choose among the first one, two, ... teachers
     curves: dict[str, dict[str, list[tuple[int, float]]]]  # metric -> variant -> (step, mean over seeds)
     datasets: list[DatasetRecord]
     teachers: list[TeacherText]
@@ -101,6 +103,14 @@ class ReportData:
             for name, trials in self.methods.items()
         }
 
+    @property
+    def grown_scores(self) -> dict[str, dict[int, dict[str, bool]]]:
+        found: dict[str, dict[int, dict[str, bool]]] = {}
+        for trial in self.grown:
+            if trial.correct:
+                found.setdefault(trial.variant, {})[trial.seed] = trial.correct
+        return found
+
     def of(self, variant: str) -> list[Trained]:
         return [trial for trial in self.trials if trial.variant == variant]
 
@@ -110,7 +120,8 @@ def read_report(experiment: Experiment, *, output_dir: str, uri: str) -> ReportD
     records = Records(uri, timeout_s=experiment.tracking.connect_timeout_s)
     parent = records.parent(experiment.tracking.experiment or experiment.name, output_dir=output_dir)
     missing: list[str] = []
-    trials = newest([_trained(record, records) for record in records.children(parent)])
+    every = newest([_trained(record, records) for record in records.children(parent)])
+    trials = [trial for trial in every if not trial.variant.startswith(GROWN)]
     datasets = records.datasets(parent.run_id)
     teachers = _teachers(experiment, parent, output_dir, missing)
     questions = {item.name.rpartition("-")[2]: _questions(item, missing) for item in datasets}
@@ -122,6 +133,7 @@ def read_report(experiment: Experiment, *, output_dir: str, uri: str) -> ReportD
         experiment,
         parent,
         trials,
+        [trial for trial in every if trial.variant.startswith(GROWN)],
         _curves(trials, records),
         datasets,
         teachers,

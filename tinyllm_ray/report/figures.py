@@ -11,6 +11,7 @@ import numpy as np
 from tinyllm_ray.data.quality import FLAGS
 from tinyllm_ray.report.data import ReportData, Trained
 from tinyllm_ray.report.effects import Effect, interval
+from tinyllm_ray.report.growth import draw_growth, grown
 from tinyllm_ray.report.published import published, published_teachers
 from tinyllm_ray.report.search_figures import draw_parallel, draw_progress
 from tinyllm_ray.report.style import DARK, LIGHT, color, legend_below, log_axis, render, words
@@ -47,6 +48,10 @@ def draw_all(data: ReportData, effects: Sequence[Effect]) -> list[Figure]:
         caption = "Differences on the same questions and seeds, 95% intervals; grey where zero is inside."
         height = 1.3 + ROW * len(effects)
         add("effects", "methods", "What each teacher adds", caption, partial(draw_effects, data, effects), height)
+    if rows_of_growth := grown(data.grown_scores):
+        caption = "Mean over seeds, with the experiment's first teachers: for each question all of them or one."
+        draw = partial(draw_growth, rows_of_growth)
+        add("growth", "growth", "Accuracy as teachers are added", caption, draw)
     for name, label, cost in COSTS:
         if sum(cost(data, trial) is not None for trial in data.trials) > 1:
             caption = "Validation accuracy of every training; the line joins those that nothing beats on both axes."
@@ -251,9 +256,10 @@ def _curve_titles(data: ReportData) -> list[tuple[str, str]]:
     order = [name for name in first if name in data.curves]
     order += sorted(set(data.curves) - {*first, "train/loss"}) + ["train/loss"] * ("train/loss" in data.curves)
     titles = {"eval/accuracy": "Validation accuracy", "train/loss": "Loss, all components weighted"}
-    names = {name: name.rpartition("/")[2] for name in order}
-    weights = {name: f"Weight during training: {names[name]}" for name in order if name.startswith(WEIGHT)}
-    return [(name, (titles | weights).get(name) or f"Loss: {names[name]}") for name in order]
+    weights = {
+        name: f"Weight during training: {name.removeprefix(WEIGHT)}" for name in order if name.startswith(WEIGHT)
+    }
+    return [(name, (titles | weights).get(name) or f"Loss: {name.removeprefix('train/loss/')}") for name in order]
 
 
 def _flags(data: ReportData) -> list[str]:

@@ -27,7 +27,7 @@ def make_report(experiment: Experiment, *, output_dir: str, uri: str, redraw: bo
     """Write the page and its figures, here and as artifacts of the parent run.
 
     Without `redraw`, a page that shows the same data is left as it is. Returns {"report": path, "headline": sentence,
-    "comparison": address, "effects": rows}. Raises UserError where MLflow has no such run.
+    "comparison": address, "effects": rows, "growth": rows}. Raises UserError where MLflow has no such run.
     """
     data = read_report(experiment, output_dir=output_dir, uri=uri)
     folder = storage.join(output_dir, FOLDER)
@@ -35,7 +35,7 @@ def make_report(experiment: Experiment, *, output_dir: str, uri: str, redraw: bo
     found = None if redraw else _summary(folder)
     if found and found["shown"] == shown:
         return found["made"]
-    files, headline, effects = _draw(data, uri=uri)
+    files, headline, rows = _draw(data, uri=uri)
     for name, content in files.items():
         storage.write_bytes(storage.join(folder, name), content)
     _keep_in_mlflow(data, files, uri=uri, headline=headline)
@@ -43,7 +43,7 @@ def make_report(experiment: Experiment, *, output_dir: str, uri: str, redraw: bo
         "report": storage.join(folder, PAGE),
         "headline": headline,
         "comparison": data.parent.tags["comparison"],
-        "effects": effects,
+        **rows,
     }
     storage.write_json(storage.join(folder, SUMMARY), {"shown": shown, "made": made})
     return made
@@ -67,10 +67,11 @@ def _summary(folder: str) -> dict[str, Any] | None:
     return found if whole else None
 
 
-def _draw(data: ReportData, *, uri: str) -> tuple[dict[str, bytes], str, list[dict[str, Any]]]:
-    """The files by name, the headline, and the paired effects."""
+def _draw(data: ReportData, *, uri: str) -> tuple[dict[str, bytes], str, dict[str, list[dict[str, Any]]]]:
+    """The files by name, the headline, and the rows of paired effects and of growth."""
     from tinyllm_ray.report.effects import conclude, teacher_effects
     from tinyllm_ray.report.figures import draw_all
+    from tinyllm_ray.report.growth import grown
     from tinyllm_ray.report.page import render_page, search_summary, winner_sentence
 
     effects = teacher_effects(data.scores, [teacher.name for teacher in data.experiment.teachers])
@@ -78,7 +79,8 @@ def _draw(data: ReportData, *, uri: str) -> tuple[dict[str, bytes], str, list[di
     files = {PAGE: render_page(data, effects, figures, uri=uri).encode()}
     files |= {f"{figure.name}.png": figure.light for figure in figures}
     headline = " ".join(filter(None, [conclude(effects), winner_sentence(search_summary(data))]))
-    return files, headline, [vars(effect) for effect in effects]
+    growth = [dataclasses.asdict(row) for row in grown(data.grown_scores)]
+    return files, headline, {"effects": [vars(effect) for effect in effects], "growth": growth}
 
 
 def _keep_in_mlflow(data: ReportData, files: Mapping[str, bytes], *, uri: str, headline: str) -> None:

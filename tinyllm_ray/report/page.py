@@ -13,6 +13,7 @@ from tinyllm_ray.redact import redact_text
 from tinyllm_ray.report.data import ReportData, Trained
 from tinyllm_ray.report.effects import Effect, against_label_only, conclude
 from tinyllm_ray.report.figures import Figure, effect_label, teacher_accuracies
+from tinyllm_ray.report.growth import grown
 from tinyllm_ray.report.published import paper_size, published, published_teachers
 from tinyllm_ray.report.style import words
 
@@ -45,6 +46,7 @@ def render_page(data: ReportData, effects: Sequence[Effect], figures: Sequence[F
         overlaps=data.overlaps,
         methods=method_rows(data),
         effects=[(effect_label(effect), effect) for effect in effects],
+        growth=grown(data.grown_scores),
         paper=paper_size(experiment.student.model) if published_teachers(experiment.dataset.name) else "",
         teacher_accuracies=teacher_accuracies(data),
         search=search_summary(data),
@@ -148,7 +150,15 @@ def _by_section(figures: Sequence[Figure]) -> Mapping[str, list[dict[str, str]]]
         light, dark = (base64.b64encode(data).decode() for data in (figure.light, figure.dark))
         entry = {"title": figure.title, "caption": figure.caption, "light": light, "dark": dark}
         sections.setdefault(figure.section, []).append(entry)
-    return {"methods": [], "tradeoff": [], "search": [], "curves": [], "rationales": [], "cost": []} | sections
+    return {
+        "methods": [],
+        "growth": [],
+        "tradeoff": [],
+        "search": [],
+        "curves": [],
+        "rationales": [],
+        "cost": [],
+    } | sections
 
 
 def _percent(value: float) -> str:

@@ -8,6 +8,7 @@ from tinyllm_ray.schema.base import Section, Seed
 
 NEEDS_OWN_ANSWERS = ("best_teacher", "majority", "agree", "correct", "router")
 SELECT_MODES = ("random_one", *NEEDS_OWN_ANSWERS)  # one teacher for each question
+GROWN = "first_"  # what the variants are called that choose among the first teachers: first_2_majority
 
 
 class Router(Section):

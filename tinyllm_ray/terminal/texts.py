@@ -14,6 +14,21 @@ def text_of_methods(methods: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def text_of_growth(rows: list[dict[str, Any]]) -> str:
+    """A line for each way to choose: its gain over all teachers as they are added, and over the best one."""
+    lines = []
+    for row in rows:
+        by_count = ", ".join(f"{count}: {accuracy:.1f}" for count, accuracy in row["accuracy"].items())
+        line = f"{row['mode']:14} accuracy by number of teachers {by_count}"
+        if row["cmv"] is not None:
+            line += f"; CMV {row['cmv']:+.1f} ({row['cmv_low']:.1f} to {row['cmv_high']:.1f})"
+        if row["over_best"]:
+            best = row["over_best"]
+            line += f"; over best_teacher {best['points']:+.1f} ({best['low']:.1f} to {best['high']:.1f})"
+        lines.append(line)
+    return "\n".join(lines)
+
+
 def text_of_run(result: dict[str, Any]) -> str:
     lines = [text_of_methods(result["methods"])]
     if result["search"]:

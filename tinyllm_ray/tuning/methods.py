@@ -3,12 +3,13 @@
 In: an experiment with `training.method`. Out: the experiment with that method's loss, label source and adapters set.
 """
 
-from tinyllm_ray.config import UserError, digest, with_overrides
+from tinyllm_ray.config import UserError, digest, validate, with_overrides
 from tinyllm_ray.schema import LABEL, Experiment
 from tinyllm_ray.schema.base import did_you_mean
-from tinyllm_ray.schema.rationales import SELECT_MODES
+from tinyllm_ray.schema.rationales import GROWN, SELECT_MODES
 from tinyllm_ray.schema.student import SOFT_TARGET_WEIGHT
 
+LEAVE_OUT = ("majority", "correct")  # ways to choose that leave out rationales of a single teacher
 METHODS = (
     "inference",
     "label_only",
@@ -87,6 +88,35 @@ def ablation(experiment: Experiment) -> dict[str, Experiment]:
         differs = [variant.loss.model_dump(), variant.training.shuffle_rationales, variant.rationales.model_dump()]
         first.setdefault(digest(differs), name)
     return {name: variants[name] for name in first.values()}
+
+
+def growth(experiment: Experiment) -> dict[str, Experiment]:
+    """Every way to choose among the first one, two, ... teachers, as `first_2_majority`.
+
+    `agree` is left out, and with one teacher the ways that can only take it. Raises UserError where the teachers' own
+    answers are not there.
+    """
+    if len(experiment.teachers) < 2 or "train" not in experiment.prompts.answer_splits:
+        raise UserError(
+            "ablate --growing compares ways to choose among teachers by their own answers; it needs two teachers or "
+            "more and train in prompts.answer_splits"
+        )
+    chosen = [mode for mode in SELECT_MODES if mode != "agree"]
+    variants = {}
+    for count in range(1, len(experiment.teachers) + 1):
+        whole = _with_method(_first_teachers(experiment, count), "tinyllm")
+        for mode in ["all", *(chosen if count > 1 else [mode for mode in chosen if mode in LEAVE_OUT])]:
+            variants[f"{GROWN}{count}_{mode}"] = with_overrides(whole, {"rationales.select": mode})
+    return variants
+
+
+def _first_teachers(experiment: Experiment, count: int) -> Experiment:
+    values = experiment.model_dump(mode="json")
+    values["teachers"] = values["teachers"][:count]
+    kept = {LABEL, *(teacher["name"] for teacher in values["teachers"])}
+    for key in ("rationale_weights", "soft_target_weights"):
+        values["loss"][key] = {name: weight for name, weight in values["loss"][key].items() if name in kept}
+    return validate(values)
 
 
 def _with_method(experiment: Experiment, method: str) -> Experiment:

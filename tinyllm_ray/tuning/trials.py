@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # the processes of trials import this module, and MLflow woul
 
 def run_on_pool(training: Training, *, tracker: "Tracker") -> dict[str, Any]:
     """One training on every rank of the student pool; its result. Ray is needed only where it is not done yet."""
-    _watch(training, tracker)
+    watch(training, tracker)
     spec = training.spec
     title = f"{training.name} on {counted(spec.ranks, 'rank')}"
     steps = spec.experiment.training.steps
@@ -108,7 +108,7 @@ def _trainable(config: dict[str, Any], output_dir: str, ranks: int) -> None:
         run_trial_ddp(trial, ranks=search["ranks_per_trial"], report_callback=TuneReportCallback())
 
 
-def _watch(training: Training, tracker: "Tracker") -> None:
+def watch(training: Training, tracker: "Tracker") -> None:
     spec, trial = training.spec, training.trial
     tags = {"variant": spec.variant, "ranks": str(spec.ranks)}
     tags |= {f"differs.{key}": str(value) for key, value in spec.overrides.items()}
@@ -125,7 +125,7 @@ class _Watch(tune.Callback):
         return tune.Callback, ()  # Tune pickles its callbacks into a snapshot that nobody reads
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        _watch(self.trainings[trial.config["key"]], self.tracker)
+        watch(self.trainings[trial.config["key"]], self.tracker)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._end(trial, STOPPED, {})
