@@ -16,9 +16,10 @@ from tinyllm_ray.cluster.connect import check_output
 from tinyllm_ray.config import UserError, output_dir
 from tinyllm_ray.data import store
 from tinyllm_ray.data.gguf import is_gguf, unpack
+from tinyllm_ray.data.judging import load_judge_prompt
 from tinyllm_ray.data.vocabulary import difference, meet, vocabulary_digest
 from tinyllm_ray.outside import load_outside
-from tinyllm_ray.schema import Choice, Experiment, Grid, Student
+from tinyllm_ray.schema import Choice, Experiment, Grid, Student, Teacher
 from tinyllm_ray.schema.base import counted
 from tinyllm_ray.session import Session
 from tinyllm_ray.student.checks import check_ranks
@@ -53,7 +54,7 @@ def teacher_rows(session: Session, name: str) -> dict[str, int]:
     teacher = experiment.teacher(name)
     splits = [split for split in experiment.prompts.rationale_splits if split in session.questions]
     wanted = sum(session.questions[split].rows for split in splits) * teacher.samples_per_question
-    if _is_made_later(experiment, name):
+    if _is_made_later(experiment, teacher):
         return {"wanted": wanted, "found": 0}
     folder = rationale_store(experiment, name, output_dir=session.dir)
     there = storage.exists(storage.join(folder, "manifest.json"))
@@ -93,7 +94,7 @@ def _teachers(session: Session, command: str) -> Iterator[str]:
         if teacher.store:
             folder = rationale_store(experiment, teacher.name, output_dir=session.dir)
             yield f"{teacher.name} comes with the store {folder}"
-        elif _is_made_later(experiment, teacher.name):
+        elif _is_made_later(experiment, teacher):
             yield f"{teacher.name} is made by the first run"
         elif _has_written_all(session, teacher.name):
             yield f"{teacher.name} has written everything, so its engine is not asked"
@@ -103,6 +104,24 @@ def _teachers(session: Session, command: str) -> Iterator[str]:
             )
             engine.check()
             yield f"{teacher.name} is run by {engine.teacher.engine.type}"
+
+
+def _judge(session: Session, command: str) -> Iterator[str]:
+    from tinyllm_ray.teachers.engines.registry import make_engine
+
+    experiment, judge = session.experiment, session.experiment.rationales.judge
+    if judge is None:
+        yield "none"
+        return
+    load_judge_prompt(judge.prompt)
+    try:
+        yield f"{judge.by.name} has scored everything in {session.judged}, so its engine is not asked"
+    except UserError:  # it has not
+        if not _is_made_later(experiment, judge.by):
+            make_engine(
+                judge.by, pool=experiment.pools.teacher, prompts=experiment.prompts, output_dir=session.dir
+            ).check()
+        yield f"{judge.by.name} will score the rationales, and those below {judge.threshold} are not used"
 
 
 def _stores(session: Session, command: str) -> Iterator[str]:
@@ -161,7 +180,7 @@ def _soft_targets(session: Session, command: str) -> Iterator[str]:
 
     student = student_vocabulary(experiment.student, output_dir=session.dir)
     for teacher in teachers:
-        if _is_made_later(experiment, teacher.name):
+        if _is_made_later(experiment, teacher):
             yield f"{teacher.name} is compared with the student when the first run has made it"
             continue
         held = soft_vocabulary(experiment, teacher, output_dir=session.dir)
@@ -264,12 +283,11 @@ def _number_formats(session: Session, command: str) -> Iterator[str]:
     yield from slow_number_formats(session.experiment)
 
 
-def _is_made_later(experiment: Experiment, name: str) -> bool:
+def _is_made_later(experiment: Experiment, teacher: Teacher) -> bool:
     """The miniature's own teachers, before its first run has trained them."""
     folder = storage.join(output_dir(experiment), "miniature")
-    model = experiment.teacher(name).model or ""
     made = storage.exists(storage.join(folder, "complete.json"))
-    return experiment.dataset.format == "miniature" and not made and model.startswith(folder)
+    return experiment.dataset.format == "miniature" and not made and (teacher.model or "").startswith(folder)
 
 
 _FIRST: dict[str, Look] = {"output": _output, "questions": _questions, "number formats": _number_formats}
@@ -284,10 +302,10 @@ _TRAINING: dict[str, Look] = {
     "tracking": _tracking,
 }
 CHECKS: dict[str, dict[str, Look]] = {
-    "generate": {**_FIRST, "teachers": _teachers, "pools": _pools},
+    "generate": {**_FIRST, "teachers": _teachers, "judge": _judge, "pools": _pools},
     "train": {**_FIRST, **_TRAINING, "stores": _stores, "pools": _pools},
     "ablate": {**_FIRST, **_TRAINING, "stores": _stores, "pools": _pools},
     "tune": {**_FIRST, **_TRAINING, "search": _search, "stores": _stores, "pools": _pools},
     "submit": {"method": _method, "search": _search},  # the rest is known on the cluster only
-    "run": {**_FIRST, **_TRAINING, "teachers": _teachers, "search": _search, "pools": _pools},
+    "run": {**_FIRST, **_TRAINING, "teachers": _teachers, "judge": _judge, "search": _search, "pools": _pools},
 }

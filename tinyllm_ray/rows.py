@@ -114,6 +114,15 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What a judge thinks of one rationale."""
+
+    teacher: str
+    key: str  # of the rationale
+    score: Int32  # 1 to 5; 0 where it wrote none
+
+
+@dataclass(frozen=True)
 class Routed:
     """What a router makes of one training question."""
 

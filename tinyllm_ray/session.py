@@ -109,7 +109,23 @@ class Session:
         """What every training of this experiment reads."""
         from tinyllm_ray.tuning.training import Inputs
 
-        return Inputs(self.dir, self.questions, self.stores)
+        return Inputs(self.dir, self.questions, self.stores, self.judged)
+
+    @property
+    def judged(self) -> str | None:
+        """Folder of the judge's scores; None without a judge. Raises UserError where it has written none yet."""
+        judge = self.experiment.rationales.judge
+        if judge is None:
+            return None
+        from tinyllm_ray.teachers.judge import judged_folder
+
+        folder = judged_folder(self.experiment, judge, output_dir=self.dir, questions=self.questions)
+        if not storage.exists(storage.join(folder, "judged.parquet")):
+            raise UserError(
+                f"the judge {judge.by.name} has not scored these rationales yet; run `tinyllm-ray generate` first, or "
+                "leave rationales.judge out"
+            )
+        return folder
 
     def say_where_records_are(self) -> None:
         from tinyllm_ray.tracking.address import tracking_uri

@@ -156,6 +156,20 @@ def _generate(session: Session) -> dict[str, Any]:
         questions=session.questions,
         before_engines=lambda: session.connect("teacher"),
     )
+    judge = session.experiment.rationales.judge
+    if judge:
+        from tinyllm_ray.teachers.judge import judge_rationales
+
+        report, verdicts = judge_rationales(
+            session.experiment,
+            judge,
+            output_dir=session.dir,
+            questions=session.questions,
+            before_engines=lambda: session.connect("teacher"),
+        )
+        reports[judge.by.name] = report
+        for verdict in verdicts:
+            session.say(str(verdict))
     generated = {name: asdict(report) for name, report in reports.items()}
     storage.write_json(storage.join(session.dir, "generation.json"), generated)
     if any(report.generated for report in reports.values()):

@@ -67,7 +67,7 @@ def test_a_template_without_the_question_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_template_names_the_packaged_ones() -> None:
-    with pytest.raises(UserError, match="answer, paper"):
+    with pytest.raises(UserError, match="answer, bare, paper"):
         load_template("/nowhere/t.txt")
 
 

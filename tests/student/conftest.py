@@ -109,12 +109,13 @@ class World:
         score_test: bool = False,
         seed: int = 0,
         router: str | None = None,
+        judged: str | None = None,
         **changes: Any,
     ) -> Trial:
         experiment = make_experiment(**changes)
         files = {"questions": self.questions, "stores": self.stores, "output_dir": str(self.folder)}
         tokenizer = prepare_tokenizer(experiment, **files)
-        features = build_features(experiment, tokenizer_folder=tokenizer, router=router, **files)
+        features = build_features(experiment, tokenizer_folder=tokenizer, router=router, judged=judged, **files)
         return Trial(
             key=key,
             experiment=experiment.model_dump(mode="json"),

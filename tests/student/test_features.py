@@ -17,7 +17,7 @@ from tinyllm_ray.data.features import build_features, open_features, read_meta
 from tinyllm_ray.data.fit import count_choices, cut, new_counts
 from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.data.tokenizer import StudentTokenizer
-from tinyllm_ray.rows import Question, Routed, to_table
+from tinyllm_ray.rows import Judged, Question, Routed, to_table
 
 
 def texts(trial, features, row, component):
@@ -258,6 +258,24 @@ def test_the_router_chooses_by_its_probabilities_and_other_routers_make_other_fe
     chosen = [pq.read_table(f"{trial.features}/train/selection.parquet").to_pylist()[7] for trial in (one, other)]
     assert chosen[0] == {"question_id": "train-7", "teacher": "long", "by": "router", "score": 0.75}
     assert chosen[1] == {"question_id": "train-7", "teacher": "short", "by": "router", "score": 0.75}
+
+
+def test_rationales_below_the_judges_threshold_are_not_used_and_counted(world, make, tmp_path):
+    rows = [make.rationale(f"train-{i}", f"about {i}", key=f"k{i}") for i in range(4)]
+    world.stores[StoreId("short")] = make.write_store(world.folder, "judged", {"train": rows, "validation": []})
+    scores = [Judged("short", f"k{i}", score) for i, score in enumerate((2, 3, 0, 5))] + [Judged("long", "k0", 5)]
+    folder = str(tmp_path / "judgements" / "one")
+    storage.write_table(f"{folder}/judged.parquet", to_table(scores, Judged))
+    judge = {"by": {"name": "critic", "model": "m"}, "threshold": 3}
+    trial = world.trial(
+        judged=folder, rationales={"judge": judge}, loss={"label_weight": 1.0, "rationale_weights": {"long": 0.0}}
+    )
+    features = open_features(trial.features, "train")
+    assert [texts(trial, features, row, 2) for row in range(4)] == [[], ["about 1"], [], ["about 3"]]
+    masked = read_meta(trial.features)["splits"]["train"]["masked"]
+    assert (masked["short/below_threshold"], masked["short/not_judged"], masked["long/not_judged"]) == (1, 1, 40)
+    higher = world.trial(judged=folder, rationales={"judge": judge | {"threshold": 4}})
+    assert texts(higher, open_features(higher.features, "train"), 1, 2) == []
 
 
 def test_rationales_of_a_question_that_moved_to_another_split_are_no_strangers(world, make):

@@ -162,6 +162,8 @@ def _fill_output_dir(experiment: Experiment) -> Experiment:
     folder = output_dir(experiment)
     changes = {"dataset.path": experiment.dataset.path, "student.model": experiment.student.model}
     changes["rationales.router.encoder"] = experiment.rationales.router.encoder
+    if experiment.rationales.judge:
+        changes["rationales.judge.by.model"] = experiment.rationales.judge.by.model
     for teacher in experiment.teachers:
         changes |= {f"teachers.{teacher.name}.model": teacher.model, f"teachers.{teacher.name}.store": teacher.store}
     filled = {

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class _Inputs:
     stores: Mapping[StoreId, str]
     tokenizer_folder: str
     router: str | None
+    judged: str | None
 
 
 def build_features(
@@ -72,18 +73,22 @@ def build_features(
     tokenizer_folder: str,
     output_dir: str,
     router: str | None = None,
+    judged: str | None = None,
 ) -> str:
-    """The folder of the features, built unless it is there. `stores`, `router`: their folders.
+    """The folder of the features, built unless it is there. `stores`, `router`, `judged`: their folders.
 
     Raises UserError where inputs or labels would be cut, choices cannot be told apart, or a store holds rows of other
     questions; the test split is held to the same rules.
     """
-    plan = _plan(experiment, questions, stores, tokenizer_folder) | {"router": router and router.rpartition("/")[2]}
+    plan = _plan(experiment, questions, stores, tokenizer_folder) | {
+        "router": router and router.rpartition("/")[2],
+        "judged": judged and judged.rpartition("/")[2],
+    }
     folder = storage.join(output_dir, "features", digest(plan))
     if not storage.exists(storage.join(folder, "meta.json")):
         total = sum(questions[split].rows for split in plan["questions"])
         with step("features", total=total, unit="rows") as bar:
-            _build(folder, plan, bar, _Inputs(questions, stores, tokenizer_folder, router))
+            _build(folder, plan, bar, _Inputs(questions, stores, tokenizer_folder, router, judged))
     for split, counts in read_meta(folder)["splits"].items():
         check_counts(counts, split, experiment)
     return folder
@@ -143,11 +148,18 @@ def _plan(
         "max_input_tokens": student.max_input_tokens,
         "max_label_tokens": student.max_label_tokens,
         "max_rationale_tokens": student.max_rationale_tokens,
-        "rationales": experiment.rationales.model_dump(exclude={"router"}),
+        "rationales": _chosen(experiment),
         "drop": sorted(experiment.training.use_rationales.drop),
         "label_source": source,
         **({"soft_targets": soft} if soft else {}),
     }
+
+
+def _chosen(experiment: Experiment) -> dict[str, Any]:
+    """The router and what the judge wrote have digests of their own."""
+    chosen = experiment.rationales.model_dump(exclude={"router", "judge"})
+    judge = experiment.rationales.judge
+    return chosen | {"judge": {"threshold": judge.threshold} if judge else None}
 
 
 def tokenizer_digest(folder: str) -> str:
@@ -200,7 +212,7 @@ def _build_split(
     asked = read_asked(file.path, [other.path for name, other in questions.items() if name != split])
     _save_ids(folder / "question_ids.npy", asked.ids.combine_chunks())
     counts = new_counts()
-    targets = _teachers_targets(split, plan, asked, stores, counts)
+    targets = _teachers_targets(split, plan, asked, inputs, counts)
     if split == "train" and plan["rationales"]["select"] != "all":
         chosen, names = plan["rationales"], plan["components"][1:]
         choices = select_teachers(
@@ -250,14 +262,18 @@ def _top_k(plan: Mapping[str, Any], component: str) -> int | None:
 
 
 def _teachers_targets(
-    split: str, plan: Mapping[str, Any], asked: Asked, stores: Mapping[StoreId, str], counts: Counts
+    split: str, plan: Mapping[str, Any], asked: Asked, inputs: _Inputs, counts: Counts
 ) -> dict[int, Targets]:
     """The usable rationales of each teacher, by its component."""
     chosen = plan["rationales"]
     wanted = Wanted(frozenset(plan["drop"]), chosen["keep"], chosen["pick"], chosen["per_question"])
-    return {
-        component: join_targets(
-            stores[StoreId(name)],
+    targets = {}
+    for component, name in enumerate(plan["components"][1:], start=1):
+        if inputs.judged and split == "train":
+            scores = read_judged(inputs.judged, name)
+            wanted = replace(wanted, scores=scores, threshold=chosen["judge"]["threshold"])
+        targets[component] = join_targets(
+            inputs.stores[StoreId(name)],
             split,
             asked,
             column="rationale",
@@ -266,9 +282,14 @@ def _teachers_targets(
             counts=counts,
             top_k=_top_k(plan, name),
         )
-        for component, name in enumerate(plan["components"])
-        if component
-    }
+    return targets
+
+
+def read_judged(folder: str, teacher: str) -> dict[str, int]:
+    """Key of each of a teacher's rationales -> the judge's score, from 1 to 5, or 0 where it wrote none."""
+    table = storage.read_table(storage.join(folder, "judged.parquet"))
+    rows = table.filter(pc.equal(table["teacher"], teacher))
+    return dict(zip(rows["key"].to_pylist(), rows["score"].to_pylist(), strict=True))
 
 
 def _save_ids(path: Path, ids: pa.Array) -> None:

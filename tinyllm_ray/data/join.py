@@ -5,7 +5,7 @@ In: a store's split and the question ids. Out: the usable target texts by row: r
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -50,6 +50,8 @@ class Wanted:
     keep: str = "all"
     pick: str = "all"
     per_question: int = 1
+    scores: Mapping[str, int] | None = None  # a judge's, by the rationale's key; None where nobody judges
+    threshold: int = 0  # lowest score that is used
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def join_targets(
     rows, lengths, samples = ([np.zeros(0, np.int64)] for _ in range(3))
     writer = KeptWriter(top_k) if top_k else None
     soft = SOFT_COLUMNS if writer else ()
-    columns = dict.fromkeys(["question_id", column, "sample", "predicted_answer", "flags", *soft])
+    columns = dict.fromkeys(["key", "question_id", column, "sample", "predicted_answer", "flags", *soft])
     for table in store.iterate(folder, split, list(columns)):
         found, usable = _usable(table, asked, column, name, wanted, counts)
         encoded = [text.encode() for text in usable[column].to_pylist()]
@@ -160,4 +162,9 @@ def _usable(
         wrong = ~np.array([task_of(question.task).is_right(said, question) for said, question in pairs], dtype=bool)
         counts["masked"][f"{name}/wrong"] += int((wrong & usable).sum())
         usable &= ~wrong
+    if wanted.scores is not None:
+        scores = np.array([wanted.scores.get(key, 0) for key in table["key"].to_pylist()], dtype=np.int64)
+        counts["masked"][f"{name}/not_judged"] += int(((scores == 0) & usable).sum())
+        counts["masked"][f"{name}/below_threshold"] += int(((scores > 0) & (scores < wanted.threshold) & usable).sum())
+        usable &= scores >= wanted.threshold
     return places[usable], table.filter(pa.array(usable))

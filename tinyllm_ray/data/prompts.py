@@ -17,7 +17,7 @@ from tinyllm_ray.schema import InContext
 from tinyllm_ray.tasks.registry import task_of
 
 _FIELDS = ("question", "context", "choices", "answer", "examples")
-_BRACED = re.compile(r"\{([^{}]*)\}|[{}]")
+BRACED = re.compile(r"\{([^{}]*)\}|[{}]")
 _CHOICES = re.compile(
     r"(?:^[^{}\n]*:[ \t]*\n)?^[^\n]*\{choices\}[^\n]*\n?", re.MULTILINE
 )  # with the heading above them
@@ -31,7 +31,7 @@ def student_input(prefix: str, question: Question) -> str:
 
 
 def load_template(name_or_path: str) -> str:
-    """The text of a packaged template (`paper`, `answer`) or of a file; raises UserError where it cannot be used."""
+    """The text of a packaged template (`paper`, `answer`, `bare`) or of a file; raises UserError where it is none."""
     folder = resources.files("tinyllm_ray.data") / "templates"
     packaged = sorted(item.name.removesuffix(".txt") for item in folder.iterdir() if item.name.endswith(".txt"))
     if name_or_path in packaged:
@@ -105,10 +105,10 @@ def build_prompt(
         form = "".join(line for line in form.splitlines(keepends=True) if "{answer}" not in line)
     lead = form[form.rindex("}") + 1 :].strip()  # "Rationale: Let's think step by step."
     solved = "".join(
-        f"{_show(example, example_form).rstrip()}{_reasoned(example, lead, rationales or {})}\n\n"
+        f"{show_question(example, example_form).rstrip()}{_reasoned(example, lead, rationales or {})}\n\n"
         for example in examples
     )
-    return _show(question, form, examples=solved).rstrip("\n")
+    return show_question(question, form, examples=solved).rstrip("\n")
 
 
 def _reasoned(example: Question, lead: str, rationales: Mapping[str, str]) -> str:
@@ -124,11 +124,12 @@ def next_example(template: str) -> str | None:
 
     None where the form of an example begins with the question itself.
     """
-    start = _BRACED.split(_parts(template)[0], maxsplit=1)[0].strip()
+    start = BRACED.split(_parts(template)[0], maxsplit=1)[0].strip()
     return f"\n{start}" if start else None
 
 
-def _show(question: Question, form: str, *, examples: str = "") -> str:
+def show_question(question: Question, form: str, *, examples: str = "") -> str:
+    """A form with its fields filled in; lines of `{choices}` are left out where the question has none."""
     task = task_of(question.task)
     choices = task.show_choices(question)
     context = f"{question.context}\n" if question.context else ""
@@ -149,13 +150,13 @@ def _parts(template: str) -> tuple[str, str]:
 
 def _fill(form: str, values: dict[str, str]) -> str:
     """Replace in one pass, so that braces in the values stay what they are."""
-    return _BRACED.sub(lambda match: values[match[1]], form)
+    return BRACED.sub(lambda match: values[match[1]], form)
 
 
 def _check(template: str, name: str) -> None:
     example_form, form = _parts(template)
     allowed = ", ".join(f"{{{field}}}" for field in _FIELDS)
-    for match in _BRACED.finditer(template):
+    for match in BRACED.finditer(template):
         if match[1] not in _FIELDS:
             raise UserError(f"prompts.template: {name} holds {match[0]!r}; allowed in braces: {allowed}")
     if "{question}" not in form:

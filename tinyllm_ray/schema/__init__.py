@@ -18,7 +18,7 @@ from tinyllm_ray.schema.engines import (
     Seq2SeqSettings,
     VllmSettings,
 )
-from tinyllm_ray.schema.rationales import NEEDS_OWN_ANSWERS, Rationales, Router
+from tinyllm_ray.schema.rationales import NEEDS_OWN_ANSWERS, Judge, Rationales, Router
 from tinyllm_ray.schema.run import (
     Choice,
     Grid,
@@ -52,6 +52,7 @@ __all__ = [
     "FromScratch",
     "Grid",
     "InContext",
+    "Judge",
     "LogUniform",
     "Lora",
     "Loss",
@@ -172,6 +173,8 @@ class Experiment(Section):
     def _rationales_can_be_chosen(self) -> "Experiment":
         """With the answer shown, what a teacher states says nothing about what it knows."""
         chosen, prompts = self.rationales, self.prompts
+        if chosen.judge and chosen.judge.by.name in [teacher.name for teacher in self.teachers]:
+            raise ValueError(f"rationales.judge.by.name: {chosen.judge.by.name!r} is a teacher's name; choose another")
         if chosen.select in NEEDS_OWN_ANSWERS and "train" not in prompts.answer_splits:
             raise ValueError(
                 f"rationales.select: {chosen.select} needs the teachers' own answers; add train to "

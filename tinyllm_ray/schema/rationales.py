@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tinyllm_ray.schema.base import Section, Seed
+from tinyllm_ray.schema.teachers import Teacher
 
 NEEDS_OWN_ANSWERS = ("best_teacher", "majority", "agree", "correct", "router")
 SELECT_MODES = ("random_one", *NEEDS_OWN_ANSWERS)  # one teacher for each question
@@ -28,6 +29,24 @@ class Router(Section):
     worst: int = Field(3, ge=1, description="teachers with the lowest scores of at most 0.5 that it is drawn away from")
 
 
+class Judge(Section):
+    by: Teacher = Field(description="the model that judges, with the keys of a teacher and a name of its own")
+    prompt: str = Field(
+        "default",
+        description="`default`, or path of a file that asks for a score from 1 to 5 and holds {question} and "
+        "{rationale}; it may hold {context}, {choices} and {answer}",
+    )
+    threshold: int = Field(
+        3, ge=1, le=5, description="lowest score of a rationale that is used; one without a score is not used"
+    )
+
+    @model_validator(mode="after")
+    def _judges_once(self) -> "Judge":
+        if self.by.store or self.by.samples_per_question > 1:
+            raise ValueError("by: a judge reads each rationale once; leave out store and samples_per_question")
+        return self
+
+
 class Rationales(Section):
     select: Literal["all", "random_one", "best_teacher", "majority", "agree", "correct", "router"] = Field(
         "all",
@@ -36,6 +55,9 @@ class Rationales(Section):
         "best_teacher: the one that is right most often; majority: one whose answer most teachers give; agree: one, "
         "where all answer the same; correct: one whose answer is right; router: the one that a learned router finds "
         "likeliest to be right on such questions. A question without a teacher keeps its label",
+    )
+    judge: Judge | None = Field(
+        None, description="an LLM that scores the rationales for training; null: none, and nothing is judged"
     )
     router: Router = Field(Router(), description="how the router of `select: router` is trained")
     keep: Literal["all", "correct"] = Field(

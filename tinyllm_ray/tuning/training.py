@@ -32,6 +32,7 @@ class Inputs:
     output_dir: str
     questions: dict[str, QuestionFile]  # by split
     stores: dict[StoreId, str]  # folders
+    judged: str | None = None  # folder of the judge's scores, where there is a judge
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def resolve(spec: TrainingSpec, inputs: Inputs) -> Training:
         tokenizer_folder=tokenizer,
         output_dir=inputs.output_dir,
         router=router,
+        judged=inputs.judged,
     )
     matters = experiment.model_dump(mode="json", include={"student", "loss", "training", "evaluation"})
     del matters["training"]["keep_checkpoints"]  # it changes no result
