@@ -68,13 +68,13 @@ def serve_student(
     as_json: Json = False,
 ) -> None:
     """Answer questions over HTTP until Ctrl-C: Ray Serve, a replica for each worker of the student pool."""
-    from tinyllm_ray.deploy.server import check_port, openai_command, serving
+    from tinyllm_ray.deploy.server import check_server, openai_command, serving
     from tinyllm_ray.student.predict_file import student_pool
     from tinyllm_ray.tracking.find import find_model
 
+    check_server(host, port)
     found = find_model(model, uri=uri)
     openai = openai_command(found)
-    check_port(host, port)
     with student_pool(workers=workers, address=address) as pool, serving(found, pool=pool, host=host, port=port) as url:
         lines = [f"{model} answers at {url}/answer, health at {url}/health; to try it in a browser: {url}/docs"]
         lines += [f"an OpenAI-compatible server for it is vLLM's own: {openai}"] if openai else []

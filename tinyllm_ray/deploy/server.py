@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from tinyllm_ray.config import UserError
@@ -16,8 +17,10 @@ from tinyllm_ray.terminal.progress import step
 NAME = "tinyllm-ray-student"
 
 
-def check_port(host: str, port: int) -> None:
-    """Raises UserError where the address is not free on this machine."""
+def check_server(host: str, port: int) -> None:
+    """Raises UserError where the extra is not installed, or the address is not free on this machine."""
+    if find_spec("fastapi_offline") is None:
+        raise UserError("serve needs the extra `serve`: pip install 'tinyllm-ray[serve]'")
     with socket.socket() as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
