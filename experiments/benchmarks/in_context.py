@@ -26,10 +26,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="over the experiment's keys")
     parser.add_argument("--experiment", default="experiments/smollm2.yaml")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--way", action="append", choices=WAYS, help="one of the three, may be repeated; else all")
     parser.add_argument("--json", action="store_true", help="only the result, as the last line")
     arguments = parser.parse_args()
-    measured = {way: measure(arguments.experiment, [*arguments.overrides, *WAYS[way]]) for way in arguments.ways}
+    measured = {way: measure(arguments.experiment, [*arguments.overrides, *WAYS[way]]) for way in arguments.way or WAYS}
     if not arguments.json:
         for way, teachers in measured.items():
             for name, row in teachers.items():
