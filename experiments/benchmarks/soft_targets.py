@@ -27,6 +27,7 @@ from tinyllm_ray.config import validate, with_overrides  # noqa: E402
 from tinyllm_ray.schema import Experiment  # noqa: E402
 
 TOP_K = 20
+TEACHER_STEPS = 1000  # of the miniature's teacher
 TEACHER = "teacher"
 ARMS = {"text": 0.0, "soft": 0.9}
 T_975 = {2: 4.303, 4: 2.776}  # Student's t at 97.5% by degrees of freedom
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--out", default="outputs/soft_targets", help="folder of everything that is made")
     parser.add_argument("--model", help="the real teacher's folder")
     parser.add_argument("--seeds", type=int, help="trainings of each kind; 5 in the miniature, 3 of the real one")
-    parser.add_argument("--steps", type=int, help="of a training; 600 in the miniature, 200 of the real one")
+    parser.add_argument("--steps", type=int, help="of a training; 480 in the miniature, 200 of the real one")
     parser.add_argument("--repeats", type=int, default=7, help="pairs of steps that are timed")
     arguments = parser.parse_args()
     if arguments.part == "step":
@@ -108,11 +109,11 @@ def experiment_of(out: Path, *, teacher: dict[str, Any], **sections: Any) -> Exp
 
 
 def miniature(out: Path, arguments: argparse.Namespace) -> Experiment:
-    """The stock miniature's sizes; its words are the only ones that the teacher's tokenizer knows."""
+    """The stock miniature's sizes, and a teacher whose tokenizer is made as a student's from scratch is."""
     from tinyllm_ray.miniature.world import write_world
 
     folder, world = out.resolve() / "teacher", out.resolve() / "world"
-    steps = arguments.steps or 600
+    steps = arguments.steps or 480
     experiment = experiment_of(
         out,
         teacher={"model": str(folder), "engine": {"type": "seq2seq"}, "sampling": {"max_tokens": 32}},
@@ -123,7 +124,7 @@ def miniature(out: Path, arguments: argparse.Namespace) -> Experiment:
             "model": "small",
             "tokenizer": str(folder),
             "label_prefix": "Answer: ",
-            "max_input_tokens": 64,
+            "max_input_tokens": 96,
             "max_label_tokens": 8,
             "max_rationale_tokens": 40,
             "from_scratch": {"small": {"width": 48, "layers": 1, "heads": 4, "ff_width": 128, "dropout": 0.0}},
@@ -144,12 +145,13 @@ def teach(folder: Path, experiment: Experiment) -> None:
     import torch
 
     from tinyllm_ray.data.prompts import load_template
-    from tinyllm_ray.miniature.lessons import Schooling, believed, make_facts, make_lessons, train_tokenizer
+    from tinyllm_ray.miniature.lessons import Schooling, believed, make_facts, make_lessons
     from tinyllm_ray.miniature.models import encode, new_t5, padded_batch
     from tinyllm_ray.miniature.world import HALVES, make_world
+    from tinyllm_ray.student.model import train_tokenizer
 
     sizes, template = experiment.dataset.miniature, load_template(experiment.prompts.template)
-    world, steps, size = make_world(sizes), 2 * sizes.teacher_steps, sizes.teacher_batch_size
+    world, steps, size = make_world(sizes), TEACHER_STEPS, sizes.teacher_batch_size
     asked = {"template": template, "in_context": experiment.prompts.in_context, "seed": sizes.seed}
     halves = [Schooling(half) for half in range(HALVES)]
     known = {school: believed(world, school, seed=sizes.seed) for school in halves}
@@ -157,7 +159,7 @@ def teach(folder: Path, experiment: Experiment) -> None:
     facts = [fact for school in halves for fact in make_facts(known[school])]
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    tokenizer = train_tokenizer([*facts, *lessons], starts_with_bos=False)
+    tokenizer = train_tokenizer((text for lesson in [*facts, *lessons] for text in lesson), 1024)
     model, rng = new_t5(tokenizer), random.Random(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(1, (n + 1) / 50) * (1 - n / steps))

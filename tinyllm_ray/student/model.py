@@ -55,7 +55,7 @@ def prepare_tokenizer(
         return folder
     if scratch and student.tokenizer is None:
         with step("tokenizer"):
-            tokenizer = _train_tokenizer(_texts(experiment, questions["train"].path, stores), scratch.vocabulary_size)
+            tokenizer = train_tokenizer(_texts(experiment, questions["train"].path, stores), scratch.vocabulary_size)
     else:
         tokenizer = _load_tokenizer(student)
     layout = token_layout(
@@ -291,7 +291,7 @@ def _texts(experiment: Experiment, path: str, stores: Mapping[StoreId, str]) -> 
             yield from table[column].to_pylist()
 
 
-def _train_tokenizer(texts: Iterator[str], vocabulary_size: int) -> Any:
+def train_tokenizer(texts: Iterator[str], vocabulary_size: int) -> Any:
     """Byte-level BPE: every text comes back whatever characters it holds, but for a space before it.
 
     With that space a word is the same token at the start of an answer and in the midst of a question.
