@@ -90,6 +90,14 @@ def test_a_router_is_made_once_and_again_where_what_made_it_changes(made: Made) 
     assert len(list(Path(folder).parent.glob("vectors-*.npy"))) == 1  # the questions are read once for all of them
 
 
+def test_a_router_knows_the_teachers_of_the_experiment_alone_in_their_order(made: Made) -> None:
+    folder = made.router()
+    others = {StoreId("z", answers=True): write_answers(made.folder, "z", ["yes"] * 40)}
+    made.stores = others | dict(reversed(made.stores.items()))
+    assert made.router() == folder
+    assert list(storage.read_json(f"{folder}/router.json")["made_from"]["answers"]) == ["a", "b"]
+
+
 def test_a_router_that_was_stopped_is_made_again(made: Made) -> None:
     folder = made.router()
     before = read_routed(folder)

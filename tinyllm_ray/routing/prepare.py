@@ -43,7 +43,8 @@ def prepare_router(
     chosen = experiment.rationales
     if chosen.select != "router":
         return None
-    answers = {i.teacher: folder for i, folder in stores.items() if i.answers}
+    ids = [StoreId(teacher.name, answers=True) for teacher in experiment.teachers]
+    answers = {i.teacher: stores[i] for i in ids if i in stores}  # `stores` may hold those of other teachers too
     read = [encoder_key(experiment, tokenizer_folder=tokenizer_folder), questions["train"].digest]
     made_from = {
         "vectors": digest(read),
