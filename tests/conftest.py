@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tinyllm_ray.schema import Experiment
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small; threads only wait for one another
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # as a Ray that is started here has it; set before Ray is imported
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -35,6 +37,39 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, str]:
 
     experiment = make_experiment(str(tmp_path_factory.mktemp("study")), seeds=[0, 1])
     return experiment, track_study(experiment, write_study(experiment))
+
+
+@pytest.fixture(scope="session")
+def object_store_port() -> Iterator[int]:
+    """The port of an S3-compatible server that may come, named in the environment of all that is started after this."""
+    from support.ray_head import free_port
+
+    port = free_port()
+    keys = {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}
+    environment = pytest.MonkeyPatch()
+    for name, value in {**keys, "ENDPOINT_URL": f"http://127.0.0.1:{port}", "EC2_METADATA_DISABLED": "true"}.items():
+        environment.setenv(f"AWS_{name}", value)
+    yield port
+    environment.undo()
+
+
+@pytest.fixture(scope="session")
+def shared_ray(object_store_port: int) -> Iterator[dict[str, str]]:
+    """The environment of a command that joins the Ray of this worker process in place of starting one."""
+    from support.shared_ray import running_ray
+
+    with running_ray() as address:
+        yield os.environ | {"RAY_ADDRESS": address}
+
+
+@pytest.fixture(scope="module")
+def joined_ray(shared_ray: dict[str, str]) -> Iterator[None]:
+    """This process joins the Ray of this worker for the tests of a file."""
+    import ray
+
+    ray.init(shared_ray["RAY_ADDRESS"], log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 # Files whose tests share what takes long to make, and so a worker of pytest-xdist (other files are a group each), and

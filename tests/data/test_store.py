@@ -152,14 +152,16 @@ def test_a_part_is_read_once_for_the_digest(tmp_path: Path, monkeypatch: pytest.
 def test_a_damaged_part_is_one_message_without_waiting(tmp_path: Path) -> None:
     part = Path(store.append(str(tmp_path), "train", [rationale(str(n), str(n) * 30) for n in range(500)]))
     whole = part.read_bytes()
-    start = time.monotonic()
+    start = (
+        time.monotonic()
+    )  # waiting for one of the eight reads to come right would take as long as this allows for all
     for data in (whole[: len(whole) // 2], whole[:100] + b"\xff" * 50 + whole[150:], b"", b"PAR1 and PAR1"):
         part.write_bytes(data)
         with pytest.raises(UserError, match=rf"{part.name} is damaged .*delete this file"):
             store.read(str(tmp_path), "train")
         with pytest.raises(UserError, match="is damaged"):
             list(store.iterate(str(tmp_path), "train", ["rationale"]))
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < storage.RETRY_S
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[1]"])
@@ -180,9 +182,9 @@ def test_a_large_store_is_read_in_seconds(tmp_path: Path) -> None:
             columns[name] = [0] * len(names)
         columns |= {"key": names, "flags": [[]] * len(names)}
         storage.write_table(f"{tmp_path}/train/part-{part}.parquet", pa.table(columns, schema=SCHEMA))
-    start = time.monotonic()
+    start = time.process_time()  # of this process alone, so that other work on the machine does not count
     assert store.read(str(tmp_path), "train", ["key"], failures=True).num_rows == rows
-    assert time.monotonic() - start < 15
+    assert time.process_time() - start < 15
 
 
 def soft(key: str, tokens: int, k: int, *, seed: int = 0) -> Rationale:

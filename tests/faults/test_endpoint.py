@@ -16,7 +16,9 @@ WRONG = [mode for mode in MODES if mode.failure and mode.failure != LATE and not
 ROWS = {"train": 160, "validation": 16, "test": 4}
 
 
-def test_a_hostile_server_fails_single_rows_which_the_next_run_makes(tmp_path: Path, record_fault: Callable) -> None:
+def test_a_hostile_server_fails_single_rows_which_the_next_run_makes(
+    shared_ray: dict[str, str], tmp_path: Path, record_fault: Callable
+) -> None:
     healed = threading.Event()
 
     def answer(request: Request) -> Parts:
@@ -29,12 +31,12 @@ def test_a_hostile_server_fails_single_rows_which_the_next_run_makes(tmp_path: P
         teacher = {"name": "one", "model": "m", "engine": engine, "max_attempts": 1, "max_failed_fraction": 1.0}
         prompts = {"chat_template": "always", "in_context": {"examples": 0}}
         path = write_experiment(tmp_path, sizes=ROWS, teachers=[teacher], prompts=prompts)
-        first = run("generate", path, "teachers.one.engine.timeout_s=3")["teachers"]["one"]
+        first = run("generate", path, "teachers.one.engine.timeout_s=3", env=shared_ray)["teachers"]["one"]
         failed = sum(first["failed"].values())
         assert failed >= len(WRONG)  # every way to be wrong was met
         assert first["generated"] == first["wanted"] - failed > 0
         healed.set()
-        second = run("generate", path)["teachers"]["one"]
+        second = run("generate", path, env=shared_ray)["teachers"]["one"]
     assert (second["found"], second["generated"], second["failed"]) == (first["generated"], failed, {})
     (folder,) = {str(part.parents[1]) for part in tmp_path.glob("out/stores/**/*.parquet")}
     kept = {split: store.read(folder, split, ["key"])["key"].to_pylist() for split in ("train", "validation")}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fuzz.counting import Counts
 from pydantic import SecretStr
-from support.hostile_endpoint import CAP_MIB, KEY, MODES, TIMEOUT_S, Mode, hostile
+from support.hostile_endpoint import CAP_MIB, KEY, MODES, PATIENT_S, Mode, hostile
 from support.prompt_files import prompt_file
 
 from tinyllm_ray.schema import EndpointSettings, Teacher
@@ -22,7 +22,7 @@ def fuzz_endpoint(number: int, *, seed: int, folder: Path) -> Counts:
         counts.tried += 1
         began = time.monotonic()
         row = _ask(mode, folder / f"case{case}")
-        if time.monotonic() - began > (TIMEOUT_S + 1) * (mode.retries + 1) + 5:
+        if time.monotonic() - began > PATIENT_S * (mode.retries + 2):
             counts.fault("unbounded", mode.name)
         _compare(counts, mode, row)
     return counts
@@ -33,7 +33,7 @@ def _ask(mode: Mode, folder: Path) -> dict[str, str]:
     files = prompt_file(folder, rows=1)
     with hostile(mode) as url:
         settings = EndpointSettings(
-            type="endpoint", url=url, max_retries=mode.retries, timeout_s=TIMEOUT_S, max_answer_mib=CAP_MIB
+            type="endpoint", url=url, max_retries=mode.retries, timeout_s=mode.timeout_s, max_answer_mib=CAP_MIB
         )
         teacher = Teacher(name="far", model="m", engine=settings)
 

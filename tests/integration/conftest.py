@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.ray_head import free_port
 
 SHRUNK = [
     "seeds=[0]",
@@ -29,11 +28,11 @@ class FinishedMiniature:
 
     def __init__(self, repository: Path, folder: Path):
         self.repository, self.folder = repository, folder
-        self.result = self.run_again()
+        self.result = self.run([sys.executable, "-m", "tinyllm_ray.cli"])
 
-    def run_again(self) -> dict[str, Any]:
-        done = self.command([sys.executable, "-m", "tinyllm_ray.cli"], "run")
-        assert done.returncode == 0, done.stderr[-3000:]
+    def run(self, program: list[str]) -> dict[str, Any]:
+        done = self.command(program, "run")
+        assert done.returncode == 0 and "started Ray" not in done.stderr, done.stderr[-3000:]
         return json.loads(done.stdout)
 
     def command(self, program: list[str], name: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -55,19 +54,13 @@ def finished_miniature(repository: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
-def object_store() -> Iterator[None]:
-    """A real S3-compatible server, named in the environment; what is started after it can use it."""
+def object_store(object_store_port: int) -> Iterator[None]:
+    """A real S3-compatible server, named in the environment."""
     from moto.server import ThreadedMotoServer
 
-    port = free_port()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=object_store_port, verbose=False)
     server.start()
-    keys = {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}
-    environment = pytest.MonkeyPatch()
-    for name, value in {**keys, "ENDPOINT_URL": f"http://127.0.0.1:{port}", "EC2_METADATA_DISABLED": "true"}.items():
-        environment.setenv(f"AWS_{name}", value)
     yield
-    environment.undo()
     server.stop()
 
 

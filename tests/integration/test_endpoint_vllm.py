@@ -5,13 +5,12 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-import ray
+from support.small_experiment import Running, wait_until
 from support.tiny_teachers import experiment, question_files, save_llama
 
 from tinyllm_ray.data import store
@@ -58,10 +57,7 @@ def served(llama: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     with log.open("w") as output:
         server = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
-            deadline = time.monotonic() + 300
-            while not _answers(f"http://127.0.0.1:{port}/health"):
-                assert server.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-                time.sleep(0.5)
+            wait_until(lambda: _answers(f"http://127.0.0.1:{port}/health"), running=Running(server, log))
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             server.terminate()
@@ -76,7 +72,7 @@ def _answers(url: str) -> bool:
 
 
 def test_an_endpoint_and_our_own_engine_write_the_same_texts(
-    served: str, llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    joined_ray: None, served: str, llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SERVED_KEY", "loopback-secret")
     endpoint = {"type": "endpoint", "url": served, "api_key_env": "SERVED_KEY", "concurrency": 4}
@@ -84,11 +80,7 @@ def test_an_endpoint_and_our_own_engine_write_the_same_texts(
         {"name": "here", "model": llama, "sampling": {"max_tokens": 24}},
         {"name": "there", "model": "tiny", "engine": endpoint, "sampling": {"max_tokens": 24}},
     )
-    ray.init("local", num_cpus=4, resources={"teacher_pool": 1, "student_pool": 2}, include_dashboard=False)
-    try:
-        reports = generate(spec, output_dir=str(tmp_path / "out"), questions=question_files(tmp_path, train=20))
-    finally:
-        ray.shutdown()
+    reports = generate(spec, output_dir=str(tmp_path / "out"), questions=question_files(tmp_path, train=20))
     texts = {
         name: {row["question_id"]: row["rationale"] for row in store.read(report.store, "train").to_pylist()}
         for name, report in reports.items()

@@ -10,6 +10,17 @@ import yaml
 pytestmark = pytest.mark.engine
 
 
+NO_RAY = """
+import ray, sys
+def refuse(*_, **__):
+    raise AssertionError("this command started Ray")
+ray.init = refuse
+from tinyllm_ray.cli import main
+sys.argv[0] = "tinyllm-ray"
+main()
+"""
+
+
 @pytest.fixture(scope="module")
 def first(finished_miniature):
     return finished_miniature.result
@@ -17,7 +28,8 @@ def first(finished_miniature):
 
 @pytest.fixture(scope="module")
 def second(finished_miniature):
-    return finished_miniature.run_again()
+    """The same command again, which has nothing left to run and fails where it starts Ray."""
+    return finished_miniature.run([sys.executable, "-c", NO_RAY])
 
 
 def runs_of(uri):
@@ -80,17 +92,6 @@ def test_the_report_is_one_page_that_loads_nothing_from_elsewhere(first):
     assert 'href="http://' not in page
 
 
-NO_RAY = """
-import ray, sys
-def refuse(*_, **__):
-    raise AssertionError("this command started Ray")
-ray.init = refuse
-from tinyllm_ray.cli import main
-sys.argv[0] = "tinyllm-ray"
-main()
-"""
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -98,7 +99,6 @@ main()
         ["evaluate", "--split", "test", "--model"],
         ["report"],
         ["show-prompt", "--teacher", "north_llama"],
-        ["run"],
     ],
 )
 def test_a_command_with_nothing_left_to_run_starts_no_ray(first, finished_miniature, words):

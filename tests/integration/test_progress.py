@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from support.small_experiment import COMMAND, write_experiment
 
+from tinyllm_ray.terminal.progress import SILENT_S
+
 pytestmark = pytest.mark.engine
+WOKEN_LATE_S = 10  # on busy cores, the thread that says that a step goes on
 
 
 def run_with_times(path: Path, *overrides: str) -> tuple[list[tuple[float, str]], dict]:
@@ -36,7 +39,7 @@ def test_a_run_is_never_silent_for_long_and_a_rerun_says_what_was_found(tmp_path
     lines, _ = run_with_times(path)
     times = [at for at, _ in lines]
     silences = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert max(silences) <= 30, lines
+    assert max(silences) <= SILENT_S + WOKEN_LATE_S, lines
     said = "\n".join(line for _, line in lines)
     assert re.search(r"methods: [\d,]+/120 steps, .*2 trainings, loss \d\.\d{3}, best accuracy \d\.\d{3}", said), said
     assert re.search(r"teacher one: 112/112 rows, .*done in 0\d:\d\d", said), said

@@ -1,6 +1,5 @@
 """The pipeline's files on file:// and on an S3-compatible server: stores, checkpoints, model, artifacts."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,15 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.mark.parametrize("scheme", ["s3", "file"])
-def test_stores_checkpoints_and_models_lie_where_the_uri_says(scheme: str, bucket: str, tmp_path: Path) -> None:
+def test_stores_checkpoints_and_models_lie_where_the_uri_says(
+    scheme: str, bucket: str, shared_ray: dict[str, str], tmp_path: Path
+) -> None:
     out = f"{bucket}/runs/small" if scheme == "s3" else f"file://{tmp_path}/shared/small"
     tracking = {"uri": f"sqlite:///{tmp_path}/mlflow.db"}
     path = write_experiment(tmp_path, output={"dir": out}, tracking=tracking, training={"keep_checkpoints": True})
-    assert run("generate", path, env=dict(os.environ))["teacher_rows_generated"] == 112
-    assert run("generate", path, env=dict(os.environ))["teacher_rows_generated"] == 0
-    (trained,) = run("train", path, env=dict(os.environ))["models"]
+    assert run("generate", path, env=shared_ray)["teacher_rows_generated"] == 112
+    assert run("generate", path, env=shared_ray)["teacher_rows_generated"] == 0
+    (trained,) = run("train", path, env=shared_ray)["models"]
     assert trained.startswith(out)
     trial = trained.removesuffix("/model")
     names = [name.removeprefix(trial + "/") for name in storage.list_files(trial)]

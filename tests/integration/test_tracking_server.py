@@ -1,7 +1,10 @@
 """The Tracker against a real `mlflow server` with basic authentication and its artifacts in a bucket."""
 
+import contextlib
 import json
 import secrets
+import socketserver
+import threading
 import time
 from collections.abc import Iterator
 
@@ -9,7 +12,7 @@ import boto3
 import mlflow
 import pytest
 from support.mlflow_server import MlflowServer
-from support.small_experiment import wait_until
+from support.small_experiment import PATIENCE_S, wait_until
 from support.tiny_students import save_model
 from support.trial_folders import START_MS, make_experiment, write_trial
 
@@ -46,13 +49,31 @@ def write_part(folder: str, first: int) -> None:
     storage.write_bytes(f"{folder}/metrics/part-{first:09d}.jsonl", text.encode())
 
 
+@contextlib.contextmanager
+def refusing(port: int) -> Iterator[list[float]]:
+    """Closes every connection to the port at once; the times at which there was one."""
+    tries: list[float] = []
+
+    class Refuse(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            tries.append(time.monotonic())
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address = daemon_threads = True
+
+    with Server(("127.0.0.1", port), Refuse) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield tries
+        listening.shutdown()
+
+
 def write_trial_end(folder: str) -> None:
     storage.write_json(f"{folder}/result.json", {"key": "k", "seed": 0, "steps": 30, "eval/accuracy": 0.5})
 
 
 def test_a_server_that_is_stopped_in_mid_training_loses_no_metric(server, login, tmp_path):
     folder = str(tmp_path / "out" / "trials" / "k")
-    overrides = {"tracking.uri": server.uri, "tracking.sync_every_s": SYNC_S, "tracking.flush_timeout_s": 120}
+    overrides = {"tracking.uri": server.uri, "tracking.sync_every_s": SYNC_S, "tracking.flush_timeout_s": PATIENCE_S}
     experiment = make_experiment(str(tmp_path / "out"), **overrides)
     with Tracker(experiment, output_dir=str(tmp_path / "out"), lineage={}) as tracker:
         tracker.watch("k", folder=folder, name="k", config=experiment, seed=0, tags={"variant": "label_only"})
@@ -60,9 +81,11 @@ def test_a_server_that_is_stopped_in_mid_training_loses_no_metric(server, login,
         wait_until(lambda: tracker.run_id("k"))
         run_id = tracker.run_id("k")
         server.stop()
-        for first in (11, 21):  # training goes on meanwhile, and uploads are tried in vain
-            write_part(folder, first)
-            time.sleep(3 * SYNC_S)
+        with refusing(server.port) as tries:
+            for first in (11, 21):  # training goes on meanwhile, and uploads are tried in vain
+                write_part(folder, first)
+                there = len(tries)
+                wait_until(lambda there=there: len(tries) > there)
         write_trial_end(folder)
         server.start()
     records = Records(server.uri)

@@ -5,10 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+
+from support.small_experiment import Running, wait_until
 
 
 class MlflowServer:
@@ -72,13 +73,14 @@ class MlflowServer:
             self.process = None
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
-                return
-            except urllib.error.HTTPError:
-                return
-            except OSError:
-                time.sleep(0.5)
-        raise TimeoutError((self.folder / "server.log").read_text()[-2000:])
+        log = self.folder / "server.log"
+        wait_until(self._answers, running=Running(self.process, log))
+
+    def _answers(self) -> bool:
+        try:
+            urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
+        except urllib.error.HTTPError:
+            return True
+        except OSError:
+            return False
+        return True

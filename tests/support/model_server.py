@@ -6,11 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+from support.small_experiment import Running, wait_until
 
 
 class ModelServer:
@@ -49,11 +49,12 @@ class ModelServer:
             return json.loads(response.read())["predictions"]
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ping", timeout=2).close()
-                return
-            except OSError:
-                time.sleep(0.5)
-        raise TimeoutError(self.log.read_text()[-2000:])
+        log = self.log
+        wait_until(self._answers, running=Running(self.process, log))
+
+    def _answers(self) -> bool:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ping", timeout=2).close()
+        except OSError:
+            return False
+        return True

