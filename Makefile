@@ -43,7 +43,7 @@ demo: setup
 headline: setup
 	@$(BIN)/tinyllm-ray run $(EXPERIMENT) 'seeds=[0,1,2,3,4]' output.dir=outputs/headline
 
-# The faults of nodes, ranks and storage take long: `make faults`. Two worker processes share the files of tests;
+# The faults of nodes, ranks and storage take long: `make faults`, three side by side. Two worker processes share the files;
 # `make test WORKERS=0` runs all in one.
 test: setup
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=15 $(foreach kind,folder nodes storage training,--deselect tests/faults/test_$(kind).py)
