@@ -13,6 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small; threads only wait for one another
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # as a Ray that is started here has it; set before Ray is imported
+os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "60000")  # nobody looks at the load that Ray's agents measure
 ROOT = Path(__file__).resolve().parents[1]
 
 
