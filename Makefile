@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 VARIANT := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 EXPERIMENT ?= experiments/miniature.yaml
-WORKERS ?= 2
+WORKERS ?= 3
 WHEELS := outputs/wheels
 SHORTER := output.dir=outputs/smollm2-short dataset.max_rows=8 pools.teacher.workers=1 prompts.in_context.rationales=none \
   teachers.smollm2.sampling.max_tokens=48 training.steps=2 training.eval_every_steps=2 evaluation.student_rationales=0
@@ -43,8 +43,8 @@ demo: setup
 headline: setup
 	@$(BIN)/tinyllm-ray run $(EXPERIMENT) 'seeds=[0,1,2,3,4]' output.dir=outputs/headline
 
-# The faults of nodes, ranks and storage take long: `make faults`, three side by side. Two worker processes share the files;
-# `make test WORKERS=0` runs all in one.
+# The faults of nodes, ranks and storage take long: `make faults`, three side by side. Three worker processes share the
+# files of tests, one more than a small machine has cores, since what starts also waits; `make test WORKERS=0` runs all in one.
 test: setup
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=15 $(foreach kind,folder nodes storage training,--deselect tests/faults/test_$(kind).py)
 

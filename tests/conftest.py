@@ -76,14 +76,14 @@ def joined_ray(shared_ray: dict[str, str]) -> Iterator[None]:
 # Files whose tests share what takes long to make, and so a worker of pytest-xdist (other files are a group each), and
 # files that take long. They start first, in this order, so that no worker ends alone.
 GROUPS = {
-    "integration/test_rationales.py": "shared Ray",
-    "integration/test_storage.py": "shared Ray",
-    "integration/test_train_ddp.py": "shared Ray",
-    "integration/test_teacher_models.py": "shared Ray",
-    "integration/test_endpoint_vllm.py": "shared Ray",
-    "integration/test_predict.py": "shared Ray",
-    "docs/test_extending.py": "shared Ray",
-    "faults/test_endpoint.py": "shared Ray",
+    "integration/test_rationales.py": "shared Ray of teachers",
+    "integration/test_teacher_models.py": "shared Ray of teachers",
+    "integration/test_endpoint_vllm.py": "shared Ray of teachers",
+    "integration/test_storage.py": "shared Ray of students",
+    "integration/test_train_ddp.py": "shared Ray of students",
+    "integration/test_predict.py": "shared Ray of students",
+    "docs/test_extending.py": "shared Ray of students",
+    "faults/test_endpoint.py": "shared Ray of students",
     "integration/test_pipeline.py": "miniature",
     "integration/test_browser.py": "miniature",
     "report/test_page.py": "miniature",

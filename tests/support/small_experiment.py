@@ -114,7 +114,7 @@ def wait_until(condition: Callable[[], object], *, running: Running | None = Non
         said = running.said() if running else ""
         assert running is None or running.process.poll() is None or condition(), said
         assert time.monotonic() - began < PATIENCE_S, f"it did not come about in {PATIENCE_S} s: {said}"
-        time.sleep(0.05)
+        time.sleep(0.1)
     return time.monotonic() - began
 
 
