@@ -26,6 +26,7 @@ pytestmark = pytest.mark.engine
 
 PASSWORD = secrets.token_hex(16)
 SYNC_S = 0.3
+PATIENT = {f"tracking.{name}": PATIENCE_S for name in ("connect_timeout_s", "flush_timeout_s")}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def write_trial_end(folder: str) -> None:
 
 def test_a_server_that_is_stopped_in_mid_training_loses_no_metric(server, login, tmp_path):
     folder = str(tmp_path / "out" / "trials" / "k")
-    overrides = {"tracking.uri": server.uri, "tracking.sync_every_s": SYNC_S, "tracking.flush_timeout_s": PATIENCE_S}
+    overrides = {"tracking.uri": server.uri, **PATIENT, "tracking.sync_every_s": SYNC_S}
     experiment = make_experiment(str(tmp_path / "out"), **overrides)
     with Tracker(experiment, output_dir=str(tmp_path / "out"), lineage={}) as tracker:
         tracker.watch("k", folder=folder, name="k", config=experiment, seed=0, tags={"variant": "label_only"})
@@ -100,7 +101,7 @@ def test_a_server_that_is_stopped_in_mid_training_loses_no_metric(server, login,
 def test_artifacts_go_through_the_server_to_its_bucket(server, login, tmp_path, bucket):
     folder = f"{bucket}/out/trials/k"
     write_trial(folder, key="k", seed=0, accuracy=0.5)
-    experiment = make_experiment(f"{bucket}/out", **{"tracking.uri": server.uri})
+    experiment = make_experiment(f"{bucket}/out", **{"tracking.uri": server.uri, **PATIENT})
     with Tracker(experiment, output_dir=f"{bucket}/out", lineage={}) as tracker:
         tracker.watch("k", folder=folder, name="k", config=experiment, seed=0, tags={"variant": "label_only"})
     records = Records(server.uri)
@@ -118,7 +119,7 @@ def test_a_server_with_basic_authentication_takes_who_has_the_password_and_no_on
     folder = str(tmp_path / "out" / "trials" / "k")
     write_trial(folder, key="k", seed=0, accuracy=0.5)
     save_model(f"{folder}/model", "t5")
-    experiment = make_experiment(str(tmp_path / "out"), **{"tracking.uri": server.uri})
+    experiment = make_experiment(str(tmp_path / "out"), **{"tracking.uri": server.uri, **PATIENT})
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"):

@@ -9,19 +9,30 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+TRIES = 4  # Ray gives a node 30 s to start, which busy cores do not always keep
+
 
 @contextlib.contextmanager
 def running_ray() -> Iterator[str]:
     """The address of a Ray with room for one teacher and two ranks, whose workers have this process's environment."""
-    process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None and process.stdout is not None
+    process, address = started()
+    assert process.stdin is not None
     try:
-        address = process.stdout.readline().strip()
-        assert address, f"Ray did not start: exit code {process.wait()}"
         yield address
     finally:
         process.stdin.close()
         process.wait()
+
+
+def started() -> tuple[subprocess.Popen, str]:
+    for _ in range(TRIES):
+        process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        if address:
+            return process, address
+        process.wait()
+    raise RuntimeError(f"Ray did not start in {TRIES} tries; it says why above")
 
 
 def main() -> None:
