@@ -76,20 +76,16 @@ def joined_ray(shared_ray: dict[str, str]) -> Iterator[None]:
 # Files whose tests share what takes long to make, and so a worker of pytest-xdist (other files are a group each), and
 # files that take long. They start first, in this order, so that no worker ends alone.
 GROUPS = {
-    "integration/test_rationales.py": "shared Ray of teachers",
-    "integration/test_teacher_models.py": "shared Ray of teachers",
-    "integration/test_endpoint_vllm.py": "shared Ray of teachers",
-    "integration/test_storage.py": "shared Ray of students",
-    "integration/test_train_ddp.py": "shared Ray of students",
-    "integration/test_predict.py": "shared Ray of students",
-    "docs/test_extending.py": "shared Ray of students",
-    "faults/test_endpoint.py": "shared Ray of students",
+    "integration/test_endpoint_vllm.py": "shared Ray",
+    "faults/test_endpoint.py": "shared Ray",
     "integration/test_pipeline.py": "miniature",
     "integration/test_browser.py": "miniature",
     "report/test_page.py": "miniature",
     "report/test_reproduce.py": "miniature",
     "integration/test_jobs.py": "jobs",
+    "integration/test_storage.py": "storage",
     "integration/test_pools.py": "pools",
+    "integration/test_rationales.py": "rationales",
     "faults/test_teachers.py": "faults",
     "integration/test_progress.py": "progress",
 }

@@ -107,12 +107,9 @@ def test_the_engine_asks_the_program_for_each_prompt_and_a_missing_one_is_refuse
 
 
 @pytest.mark.engine
-def test_engine_reader_loss_term_and_searcher_of_the_page_run_together(
-    page: dict[str, str], shared_ray: dict[str, str], tmp_path: Path
-) -> None:
-    """The workers of a Ray that is there already find the modules too: Ray tells them of the command's own folder."""
+def test_engine_reader_loss_term_and_searcher_of_the_page_run_together(page: dict[str, str], tmp_path: Path) -> None:
     paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH", "")])])
-    result = finish(start("run", experiment(page, tmp_path), env=shared_ray | {"PYTHONPATH": paths}))
+    result = finish(start("run", experiment(page, tmp_path), env={**os.environ, "PYTHONPATH": paths}))
     (folder,) = (tmp_path / "out" / "stores" / "quiz" / "shouting").iterdir()
     rows = store.read(str(folder), "train").to_pylist()
     assert len(rows) == SIZES["train"]

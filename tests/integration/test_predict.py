@@ -21,22 +21,19 @@ from tinyllm_ray.student.predict_file import ROWS_PER_PART, _key, _part, make_jo
 pytestmark = pytest.mark.engine
 
 
-def ask(folder: Path, *options: str, env: dict[str, str] | None = None) -> tuple[dict, str]:
+def ask(folder: Path, *options: str) -> tuple[dict, str]:
     done = subprocess.run(
         [COMMAND, "predict", "model", "asked.jsonl", *options, "--json"],
         capture_output=True,
         text=True,
         cwd=folder,
         check=False,
-        env=env,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 
 
-def test_every_row_is_as_evaluate_has_it_and_parts_that_are_there_are_not_answered_again(
-    tmp_path, monkeypatch, shared_ray
-):
+def test_every_row_is_as_evaluate_has_it_and_parts_that_are_there_are_not_answered_again(tmp_path, monkeypatch):
     save_model(str(tmp_path / "model"), "t5")
     settings = {"student": {"label_prefix": PREFIX, "max_rationale_tokens": 4}, "evaluation": {}, "dataset": {}}
     storage.write_json(str(tmp_path / "model/student.json"), settings | {"task_prefixes": {"llama": "llama : "}})
@@ -57,7 +54,7 @@ def test_every_row_is_as_evaluate_has_it_and_parts_that_are_there_are_not_answer
     marked = [Prediction(str(number), "?", "red", "made before", True, [], "") for number in range(ROWS_PER_PART)]
     folder = storage.join(f"{job.out}.parts", _key(job))
     storage.write_table(_part(folder, "answers", 0), to_table(marked, Prediction))
-    result, said = ask(tmp_path, "--rationales", "--workers", "2", env=shared_ray)
+    result, said = ask(tmp_path, "--rationales", "--workers", "2")
     assert (result["questions"], result["found"], result["rejected"]) == (len(asked), ROWS_PER_PART, 0)
     assert f"{ROWS_PER_PART} of {len(asked):,} questions found" in said
     answers = [json.loads(line) for line in Path(result["out"]).read_text().splitlines()]

@@ -1,11 +1,13 @@
 """Teachers of both kinds on a real Ray with real engines: once each, nothing lost, failures recorded."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
+import ray
 from support.fake_endpoint import Reply, chat, server
 from support.tiny_teachers import experiment, question_file, question_files, questions, save_llama, save_t5
 
@@ -15,6 +17,13 @@ from tinyllm_ray.data import store
 from tinyllm_ray.teachers.pipeline import generate, rationale_store
 
 pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def running_ray() -> Iterator[None]:
+    ray.init("local", num_cpus=4, resources={"teacher_pool": 1, "student_pool": 2}, include_dashboard=False)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +37,7 @@ def t5(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def filled(joined_ray: None, llama: str, t5: str, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+def filled(running_ray: None, llama: str, t5: str, tmp_path_factory: pytest.TempPathFactory) -> tuple:
     """Both teachers once over two splits, with one question far too long, and their own answers on one split."""
     folder = tmp_path_factory.mktemp("filled")
     rows = questions(40)
@@ -96,7 +105,7 @@ def test_engine_chatter_goes_to_a_log_file(filled: tuple) -> None:
 
 
 def test_new_rows_alone_are_generated_and_rows_that_always_fail_end_the_run_after_all_is_stored(
-    joined_ray: None, t5: str, tmp_path: Path
+    running_ray: None, t5: str, tmp_path: Path
 ) -> None:
     spec = experiment(
         {"name": "encoder", "model": t5, "samples_per_question": 2, "sampling": {"max_tokens": 4, "temperature": 1.0}}
@@ -118,7 +127,9 @@ def test_new_rows_alone_are_generated_and_rows_that_always_fail_end_the_run_afte
     assert store.count_twice(first.store, "train") == 0
 
 
-def test_teachers_run_at_the_same_time_when_the_schedule_is_parallel(joined_ray: None, t5: str, tmp_path: Path) -> None:
+def test_teachers_run_at_the_same_time_when_the_schedule_is_parallel(
+    running_ray: None, t5: str, tmp_path: Path
+) -> None:
     ray_units = {"teacher": {"resource": None, "workers": 2}, "schedule": "parallel"}
     spec = experiment({"name": "one", "model": t5}, {"name": "two", "model": t5}, pools=ray_units)
     reports = generate(spec, output_dir=str(tmp_path / "out"), questions=question_files(tmp_path, train=5))
@@ -141,7 +152,7 @@ def texts(folder: str) -> dict[str, str]:
     return {row["question_id"]: row["rationale"] for row in rows}
 
 
-def test_a_store_that_is_given_is_used_as_it_is(joined_ray: None, tmp_path: Path) -> None:
+def test_a_store_that_is_given_is_used_as_it_is(running_ray: None, tmp_path: Path) -> None:
     (tmp_path / "given").mkdir()
     (tmp_path / "given" / "manifest.json").write_text(json.dumps({"dataset": "words", "teacher": "flan"}))
     spec = experiment({"name": "flan", "store": str(tmp_path / "given")})
@@ -153,7 +164,7 @@ def test_a_store_that_is_given_is_used_as_it_is(joined_ray: None, tmp_path: Path
         generate(spec, output_dir=str(tmp_path / "out"), questions=question_files(tmp_path, train=3))
 
 
-def test_failed_rows_are_tried_again_in_the_run_and_in_the_next_one(joined_ray: None, tmp_path: Path) -> None:
+def test_failed_rows_are_tried_again_in_the_run_and_in_the_next_one(running_ray: None, tmp_path: Path) -> None:
     files = question_files(tmp_path, train=8)
     broken = {f"{i}: what" for i in (2, 5)}  # the server never answers these
     tries: dict[str, int] = {}
@@ -185,7 +196,7 @@ def test_failed_rows_are_tried_again_in_the_run_and_in_the_next_one(joined_ray: 
     assert store.count_twice(first.store, "train") == 0
 
 
-def test_an_engine_that_does_not_start_is_one_message(joined_ray: None, tmp_path: Path) -> None:
+def test_an_engine_that_does_not_start_is_one_message(running_ray: None, tmp_path: Path) -> None:
     model = Path(save_t5(tmp_path / "t5"))
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"d_ff": 96}))  # the weights say 128

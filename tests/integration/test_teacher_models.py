@@ -1,10 +1,12 @@
 """What users bring as teachers, on the real engine: a .gguf file, a stop text, special tokens in a question."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from support.fake_endpoint import Reply, chat, server
 from support.tiny_gguf import save_both
 from support.tiny_teachers import experiment, question_file, question_files, questions
@@ -14,6 +16,13 @@ from tinyllm_ray.teachers.pipeline import TeacherReport, generate
 
 pytestmark = pytest.mark.engine
 TOKENS = 40
+
+
+@pytest.fixture(scope="module")
+def running_ray() -> Iterator[None]:
+    ray.init("local", num_cpus=4, resources={"teacher_pool": 1, "student_pool": 2}, include_dashboard=False)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +53,7 @@ def write(
 
 @pytest.fixture(scope="module")
 def plain(
-    joined_ray: None, both: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+    running_ray: None, both: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[str, str]]:
     report, texts = write(tmp_path_factory.mktemp("plain"), both[1])
     assert (report.generated, report.failed, report.saved_tokens) == (8, {}, 0)
@@ -94,7 +103,7 @@ def test_ray_data_llm_ends_the_same_texts_and_saves_as_many_tokens(
     assert (other.output_tokens, other.saved_tokens) == (report.output_tokens, report.saved_tokens)
 
 
-def test_bootstrapped_examples_come_from_the_teachers_own_first_pass(joined_ray: None, tmp_path: Path) -> None:
+def test_bootstrapped_examples_come_from_the_teachers_own_first_pass(running_ray: None, tmp_path: Path) -> None:
     script = tmp_path / "asked"
     script.mkdir()
 

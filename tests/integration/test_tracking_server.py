@@ -1,10 +1,7 @@
 """The Tracker against a real `mlflow server` with basic authentication and its artifacts in a bucket."""
 
-import contextlib
 import json
 import secrets
-import socketserver
-import threading
 import time
 from collections.abc import Iterator
 
@@ -12,7 +9,7 @@ import boto3
 import mlflow
 import pytest
 from support.mlflow_server import MlflowServer
-from support.small_experiment import PATIENCE_S, wait_until
+from support.small_experiment import wait_until
 from support.tiny_students import save_model
 from support.trial_folders import START_MS, make_experiment, write_trial
 
@@ -26,7 +23,6 @@ pytestmark = pytest.mark.engine
 
 PASSWORD = secrets.token_hex(16)
 SYNC_S = 0.3
-PATIENT = {f"tracking.{name}": PATIENCE_S for name in ("connect_timeout_s", "flush_timeout_s")}
 
 
 @pytest.fixture(scope="module")
@@ -50,31 +46,13 @@ def write_part(folder: str, first: int) -> None:
     storage.write_bytes(f"{folder}/metrics/part-{first:09d}.jsonl", text.encode())
 
 
-@contextlib.contextmanager
-def refusing(port: int) -> Iterator[list[float]]:
-    """Closes every connection to the port at once; the times at which there was one."""
-    tries: list[float] = []
-
-    class Refuse(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            tries.append(time.monotonic())
-
-    class Server(socketserver.ThreadingTCPServer):
-        allow_reuse_address = daemon_threads = True
-
-    with Server(("127.0.0.1", port), Refuse) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        yield tries
-        listening.shutdown()
-
-
 def write_trial_end(folder: str) -> None:
     storage.write_json(f"{folder}/result.json", {"key": "k", "seed": 0, "steps": 30, "eval/accuracy": 0.5})
 
 
 def test_a_server_that_is_stopped_in_mid_training_loses_no_metric(server, login, tmp_path):
     folder = str(tmp_path / "out" / "trials" / "k")
-    overrides = {"tracking.uri": server.uri, **PATIENT, "tracking.sync_every_s": SYNC_S}
+    overrides = {"tracking.uri": server.uri, "tracking.sync_every_s": SYNC_S, "tracking.flush_timeout_s": 120}
     experiment = make_experiment(str(tmp_path / "out"), **overrides)
     with Tracker(experiment, output_dir=str(tmp_path / "out"), lineage={}) as tracker:
         tracker.watch("k", folder=folder, name="k", config=experiment, seed=0, tags={"variant": "label_only"})
@@ -82,11 +60,9 @@ def test_a_server_that_is_stopped_in_mid_training_loses_no_metric(server, login,
         wait_until(lambda: tracker.run_id("k"))
         run_id = tracker.run_id("k")
         server.stop()
-        with refusing(server.port) as tries:
-            for first in (11, 21):  # training goes on meanwhile, and uploads are tried in vain
-                write_part(folder, first)
-                there = len(tries)
-                wait_until(lambda there=there: len(tries) > there)
+        for first in (11, 21):  # training goes on meanwhile, and uploads are tried in vain
+            write_part(folder, first)
+            time.sleep(3 * SYNC_S)
         write_trial_end(folder)
         server.start()
     records = Records(server.uri)
@@ -101,7 +77,7 @@ def test_a_server_that_is_stopped_in_mid_training_loses_no_metric(server, login,
 def test_artifacts_go_through_the_server_to_its_bucket(server, login, tmp_path, bucket):
     folder = f"{bucket}/out/trials/k"
     write_trial(folder, key="k", seed=0, accuracy=0.5)
-    experiment = make_experiment(f"{bucket}/out", **{"tracking.uri": server.uri, **PATIENT})
+    experiment = make_experiment(f"{bucket}/out", **{"tracking.uri": server.uri})
     with Tracker(experiment, output_dir=f"{bucket}/out", lineage={}) as tracker:
         tracker.watch("k", folder=folder, name="k", config=experiment, seed=0, tags={"variant": "label_only"})
     records = Records(server.uri)
@@ -119,7 +95,7 @@ def test_a_server_with_basic_authentication_takes_who_has_the_password_and_no_on
     folder = str(tmp_path / "out" / "trials" / "k")
     write_trial(folder, key="k", seed=0, accuracy=0.5)
     save_model(f"{folder}/model", "t5")
-    experiment = make_experiment(str(tmp_path / "out"), **{"tracking.uri": server.uri, **PATIENT})
+    experiment = make_experiment(str(tmp_path / "out"), **{"tracking.uri": server.uri})
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"):

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-from support.small_experiment import PATIENCE_S, start, write_experiment
+import ray
+from support.small_experiment import start, write_experiment
 from support.tiny_teachers import questions
 
 from tinyllm_ray.config import UserError
@@ -20,7 +21,14 @@ SPEC.loader.exec_module(student_world)
 POOLS = {"student": {"workers": 2, "cpus_per_worker": 1, "resource": "student_pool"}}
 
 
-def test_two_ranks_end_with_the_weights_of_one_to_the_bit(joined_ray, tmp_path):
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(address="local", num_cpus=4, resources={"student_pool": 2}, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_two_ranks_end_with_the_weights_of_one_to_the_bit(cluster, tmp_path):
     world = student_world.World(tmp_path)
     training = {"steps": 4, "eval_every_steps": 2, "learning_rate": 1e-3, "shards": 2}
     one = world.trial("one", training=training)
@@ -34,7 +42,7 @@ def test_two_ranks_end_with_the_weights_of_one_to_the_bit(joined_ray, tmp_path):
     assert alone == shared
 
 
-def test_a_training_that_diverges_on_two_ranks_is_one_message(joined_ray, tmp_path):
+def test_a_training_that_diverges_on_two_ranks_is_one_message(cluster, tmp_path):
     world = student_world.World(tmp_path)
     training = {"steps": 1, "eval_every_steps": 1, "learning_rate": 1e38, "max_gradient_norm": None}
     trial = world.trial("diverging", training=training, pools=POOLS)
@@ -43,7 +51,7 @@ def test_a_training_that_diverges_on_two_ranks_is_one_message(joined_ray, tmp_pa
     assert not list(Path(trial.dir).glob("**/*.safetensors"))
 
 
-def test_a_diverging_train_command_ends_with_code_2_and_no_traceback(shared_ray, tmp_path):
+def test_a_diverging_train_command_ends_with_code_2_and_no_traceback(tmp_path):
     """The store stands in for the teacher, so that the command starts with the training."""
     path = write_experiment(tmp_path, sizes={"train": 8, "validation": 4}, pools=POOLS)
     store.open_store(f"{tmp_path}/store", {"dataset": "words", "teacher": "one"})
@@ -51,8 +59,8 @@ def test_a_diverging_train_command_ends_with_code_2_and_no_traceback(shared_ray,
         texts = [student_world.rationale(row.question_id, f"it is {row.answer}") for row in rows]
         store.append(f"{tmp_path}/store", split, texts)
     changes = ["training.learning_rate=1.0e+38", "training.max_gradient_norm=null", "training.steps=1"]
-    running = start("train", path, f"teachers.one.store={tmp_path}/store", *changes, env=shared_ray)
-    output, _ = running.process.communicate(timeout=PATIENCE_S)
+    running = start("train", path, f"teachers.one.store={tmp_path}/store", *changes)
+    output, _ = running.process.communicate(timeout=400)
     assert running.process.returncode == 2, running.said()
     assert "diverged" in json.loads(output)["error"]
     assert "Traceback" not in running.said()
