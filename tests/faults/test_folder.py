@@ -1,12 +1,13 @@
 """What may befall an output folder: a second command in it at the same time."""
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.held_teacher import held_teacher
+from support.fake_endpoint import Reply, chat, server
 from support.small_experiment import PATIENCE_S, finish, start, wait_until, write_experiment
 
 from tinyllm_ray.data import store
@@ -17,10 +18,18 @@ pytestmark = [pytest.mark.engine, pytest.mark.faults]
 def test_a_second_command_in_an_output_folder_is_refused_and_the_first_loses_nothing(
     tmp_path: Path, record_fault: Callable
 ) -> None:
-    with held_teacher() as (sections, go_on):
-        path = write_experiment(tmp_path, **sections)
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(number: int, request: dict) -> Reply:
+        asked.set()
+        go_on.wait()
+        return chat("It is so. Thus, the answer is (a).")
+
+    with server(answer) as (url, _):
+        teacher = {"name": "one", "model": "m", "engine": {"type": "endpoint", "url": url, "timeout_s": PATIENCE_S}}
+        path = write_experiment(tmp_path, teachers=[teacher], prompts={"chat_template": "always"})
         first = start("generate", path)
-        wait_until(lambda: list(tmp_path.glob("out/stores/**/*.parquet")), running=first)
+        wait_until(asked.is_set, running=first)  # it is in the middle, and stays there until the second has ended
         began = time.monotonic()
         second = start("generate", path)
         stdout, _ = second.process.communicate(timeout=PATIENCE_S)

@@ -8,15 +8,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from support.shared_ray import TRIES
-from support.small_experiment import wait_until
 
-STARTED = "Ray runtime started"
 RAY = str(Path(sys.executable).parent / "ray")
 
 
@@ -39,17 +37,19 @@ def running_head(*, token: str, resources: str, cpus: int = 6) -> Iterator[Head]
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     env["REPORTER_UPDATE_INTERVAL_MS"] = "60000"  # nobody looks at the machine's load
-
+    env["RAY_DASHBOARD_STARTUP_TIMEOUT_S"] = "300"  # busy cores do not keep Ray's 60
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"  # a job runs `python`
     command = [RAY, "start", "--head", "--block", f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={ports[2]}", f"--temp-dir={folder}"]
     command += [f"--num-cpus={cpus}", f"--resources={resources}", "--object-store-memory=300000000"]
     log = Path(folder, "start.log")
-    process = _start(command, env=env, log=log)
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     head = Head("", f"http://127.0.0.1:{ports[1]}", env, process)
     try:
-        text = log.read_text()
-        assert STARTED in text, text
+        while "Ray runtime started" not in (text := log.read_text()):
+            assert process.poll() is None, text
+            time.sleep(0.3)
         found = re.search(r"--address='([^']+)'", text)
         head.address = found.group(1) if found else f"127.0.0.1:{ports[0]}"
         yield head
@@ -59,17 +59,6 @@ def running_head(*, token: str, resources: str, cpus: int = 6) -> Iterator[Head]
                 started.kill()
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _start(command: list[str], *, env: dict[str, str], log: Path) -> subprocess.Popen:
-    """The process, started again where it ended before it was ready."""
-    for _ in range(TRIES):
-        with log.open("w") as output:
-            process = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
-        wait_until(lambda process=process: STARTED in log.read_text() or process.poll() is not None)
-        if process.poll() is None:
-            break
-    return process
 
 
 def free_port() -> int:
