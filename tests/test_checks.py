@@ -73,3 +73,13 @@ def test_question_files_that_cannot_be_had_are_asked_for_once(tmp_path: Path) ->
                 _ = session.questions
             mistakes.append(caught.value)
     assert mistakes[0] is mistakes[1]
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in (tmp_path / "empty", "no/where"):
+        with pytest.raises(UserError, match=f"the tokenizer '{name}' cannot be loaded; set student.tokenizer"):
+            checked(tmp_path, f"student.tokenizer={name}")
+    with pytest.raises(UserError, match="holds no manifest") as caught:  # nothing but the store is missing
+        checked(tmp_path, f"student.tokenizer={tmp_path / 'teacher'}")
+    assert "tokenizer" not in str(caught.value)

@@ -142,7 +142,12 @@ def _students(session: Session, command: str) -> Iterator[str]:
     if command in ("run", "tune") and domain is not None:
         names |= set(domain.choice if isinstance(domain, Choice) else domain.grid if isinstance(domain, Grid) else [])
     for name in sorted(names):
-        yield check_student(experiment.student.model_copy(update={"model": name}), output_dir=session.dir)
+        student = experiment.student.model_copy(update={"model": name})
+        yield check_student(student, output_dir=session.dir)
+        if student.tokenizer or Path(name).is_dir():
+            from tinyllm_ray.student.model import load_tokenizer
+
+            load_tokenizer(student)
 
 
 def _router(session: Session, command: str) -> Iterator[str]:

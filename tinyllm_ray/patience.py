@@ -1,4 +1,4 @@
-"""How long storage is waited for: local disks answer at once; what lies elsewhere may be slow, away or silent.
+"""How long storage and servers are waited for: local disks answer at once; the rest may be slow, away or silent.
 
 In: one action on a file and its address. Out: its result, or an OSError that names the address. Nothing waits for ever,
 and whatever is waited for is said every `SAY_EVERY_S` seconds.
@@ -32,9 +32,13 @@ _PASSING_TEXT = re.compile(
     r"(?i)network|connect|curlCode|timed?[ _-]?out|temporar|unavailable|throttl|slow[ _]?down"
     r"|internal[ _](failure|error)|HTTP status 5\d\d"
 )
-_THREAD = "storage"
+_THREAD = "waiting"
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+class Silence(OSError):
+    """What was asked did not answer in time; native code may wait on."""
 
 
 def retry(action: Callable[[], T], uri: str, *, patience_s: float = RETRY_S, answer_s: float = ANSWER_S) -> T:
@@ -48,11 +52,11 @@ def retry(action: Callable[[], T], uri: str, *, patience_s: float = RETRY_S, ans
     reason: OSError | None = None
     while True:
         try:
-            return _watched(action, uri, answer_s=answer_s) if is_remote(uri) else action()
+            return watched(action, f"storage: {_place(uri)}", answer_s=answer_s) if is_remote(uri) else action()
         except FileNotFoundError:
             raise
         except OSError as error:
-            reason = reason if reason and isinstance(error, _Silence) else error
+            reason = reason if reason and isinstance(error, Silence) else error
             left = began + patience_s - time.monotonic()
             if not may_pass(error) or left < pause:
                 raise (_not_reached(uri, reason) if is_remote(uri) else error) from None
@@ -65,7 +69,7 @@ def retry(action: Callable[[], T], uri: str, *, patience_s: float = RETRY_S, ans
 
 
 def is_waiting() -> bool:
-    """Whether some storage was given up that native code still waits for."""
+    """Whether something was given up that native code still waits for."""
     return any(thread.name == _THREAD for thread in threading.enumerate())
 
 
@@ -85,28 +89,32 @@ def first_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _watched(action: Callable[[], T], uri: str, *, answer_s: float) -> T:
-    """The action in a thread of its own: native code has waits without an end, and hears no signal meanwhile."""
+def begin(action: Callable[[], T], *, name: str) -> queue.SimpleQueue[tuple[T | None, BaseException | None]]:
+    """The action in a thread that the end of the program does not wait for; its value or its error in the queue."""
     results: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
-    threading.Thread(target=_put_result, args=(action, results), name=_THREAD, daemon=True).start()
-    began = time.monotonic()
+    threading.Thread(target=_put_result, args=(action, results), name=name, daemon=True).start()
+    return results
+
+
+def watched(action: Callable[[], T], what: str, *, answer_s: float) -> T:
+    """The action in a thread of its own: native code has waits without an end, and hears no signal meanwhile.
+
+    Raises Silence where it takes longer than `answer_s`, and what the action raises.
+    """
+    results, began = begin(action, name=_THREAD), time.monotonic()
     while (left := began + answer_s - time.monotonic()) > 0:
         try:
             value, error = results.get(timeout=min(left, SAY_EVERY_S))
         except queue.Empty:
             waited = time.monotonic() - began
-            _log.warning("storage: %s has not answered for %.0f s", redact_text(_place(uri)), waited)
+            _log.warning("%s has not answered for %.0f s", redact_text(what), waited)
             continue
         if type(error) is pa.ArrowException:  # how some storages say what is an OSError elsewhere
             raise OSError(str(error))
         if error is not None:
             raise error
         return value  # type: ignore[return-value]  # there is a value where there is no error
-    raise _Silence(f"no answer in {answer_s:.0f} s")
-
-
-class _Silence(OSError):
-    """A storage did not answer in time; native code may wait on."""
+    raise Silence(f"no answer in {answer_s:.0f} s")
 
 
 def _put_result(action: Callable[[], Any], results: queue.SimpleQueue) -> None:

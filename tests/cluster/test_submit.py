@@ -1,3 +1,6 @@
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,52 @@ def test_the_token_is_looked_for_where_ray_looks(tmp_path: Path, monkeypatch: py
     assert find_token() == "direct"
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert find_token() is None
+
+
+def refusal(repository: Path, address: str) -> str:
+    experiment = repository / "experiments" / "obqa.yaml"
+    with pytest.raises(UserError) as caught:
+        submit(experiment, ["output.dir=/x", "dataset.path=/data"], address=address)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["x", "auto", "127.0.0.1:8265", "ray://127.0.0.1:10001", "ftp://x", "http://", "http://h:99999", "http://[::1"],
+)
+def test_only_a_dashboards_address_is_asked(repository: Path, address: str) -> None:
+    assert f"--address {address!r} is no address of a dashboard; give one such as http://HOST:8265" in refusal(
+        repository, address
+    )
+
+
+def test_a_password_in_the_address_is_refused_and_not_repeated(repository: Path) -> None:
+    said = refusal(repository, "http://me:hunter22@127.0.0.1:1")
+    assert "holds credentials" in said and "hunter22" not in said
+
+
+def test_a_dashboard_that_takes_connections_and_never_answers_is_given_up(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinyllm_ray.cluster.submit.DASHBOARD_TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert "timed out; check --address" in refusal(repository, f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"null", b"[]", b"{}", b'{"version": 3}', b"\xff"])
+def test_a_server_that_is_no_dashboard_is_one_message(repository: Path, body: bytes) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        said = refusal(repository, f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert "is no Ray dashboard" in said or "refused" in said, said

@@ -322,3 +322,9 @@ def test_output_lies_below_the_working_folder_or_where_it_is_told(tmp_path: Path
     assert output_dir(load(tmp_path)) == str(Path("outputs/toy").resolve())
     assert output_dir(load(tmp_path, "output.dir=s3://bucket/toy")) == "s3://bucket/toy"
     assert output_dir(load(tmp_path, "output.dir=~/toy")) == str(Path("~/toy").expanduser())
+
+
+@pytest.mark.parametrize("key", ["seeds", "search.final_seeds"])
+def test_a_seed_given_twice_would_count_one_training_twice(tmp_path, key):
+    with pytest.raises(UserError, match=rf"{key}: .*seed 1 is given twice"):
+        load(tmp_path, f"{key}=[0, 1, 2, 1]")

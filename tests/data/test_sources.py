@@ -123,3 +123,8 @@ def test_a_name_that_no_storage_takes_is_a_users_error(tmp_path: Path, name: str
         sources.find(str(tmp_path), name)
     with pytest.raises(UserError, match="cannot be looked up"):
         sources.find("/dev/null", "data-*.parquet")
+
+
+def test_what_was_set_aside_is_no_file_of_questions() -> None:
+    names = ["train.parquet", "train.jsonl.gz", "train.rejected.jsonl", "out/questions/x/dev.rejected.jsonl"]
+    assert [sources.is_data(name) for name in names] == [True, True, False, False]

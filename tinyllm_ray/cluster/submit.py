@@ -4,12 +4,17 @@ In: an experiment file, overrides, the cluster's dashboard address. Out: job id,
 """
 
 import asyncio
+import http.client
+import json
 import os
 import shlex
 import shutil
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +26,12 @@ from tinyllm_ray import lock
 from tinyllm_ray.cluster.connect import refuse_relative
 from tinyllm_ray.config import UserError, load_experiment, output_dir
 from tinyllm_ray.config.experiment_file import read_experiment_file
-from tinyllm_ray.redact import redact_text
+from tinyllm_ray.redact import holds_credentials, redact_text
 from tinyllm_ray.schema import Experiment
 
 MAX_PACKAGE_MIB = 100
+DASHBOARD_TIMEOUT_S = 20
+MOST_BYTES = 65536  # of a dashboard's version
 DEFAULT_TOKEN = "~/.ray/auth_token"
 _NOT_PACKAGED = shutil.ignore_patterns(
     "__pycache__", "*.pyc", ".venv", ".git", "outputs", "stores", "mlruns", "mlflow.db"
@@ -48,9 +55,7 @@ def submit(
     experiment = load_experiment(experiment_file, overrides)
     refuse_relative(experiment.output.dir)
     _refuse_missing(experiment)
-    address = address or os.environ.get("RAY_API_SERVER_ADDRESS", "")
-    if not address:
-        raise UserError("no cluster is named; give --address http://HOST:8265 (or set RAY_API_SERVER_ADDRESS)")
+    address = _checked(address or os.environ.get("RAY_API_SERVER_ADDRESS", ""))
     client = _client(address)
     _refuse_running(client, output_dir(experiment), address=address)
     _refuse_locked(output_dir(experiment), say=say)
@@ -161,6 +166,33 @@ def _is_relative(path: str) -> bool:
     return "://" not in path and not path.startswith(("/", "~"))
 
 
+def _checked(address: str) -> str:
+    """The address of a dashboard that answers. Ray's own client would take other addresses, and wait without an end."""
+    if not address:
+        raise UserError("no cluster is named; give --address http://HOST:8265 (or set RAY_API_SERVER_ADDRESS)")
+    try:
+        parts = urllib.parse.urlsplit(address)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port out of range, a bracket that is not closed
+        good = False
+    if not good:
+        raise UserError(f"--address {address!r} is no address of a dashboard; give one such as http://HOST:8265")
+    if holds_credentials(address):
+        raise UserError(f"--address {redact_text(address)} holds credentials; leave them out, and set RAY_AUTH_TOKEN")
+    try:
+        with urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=DASHBOARD_TIMEOUT_S) as answer:
+            known = json.loads(answer.read(MOST_BYTES))["ray_version"]
+    except urllib.error.HTTPError:
+        return address  # it answers; whether it lets us in is seen next
+    except (ValueError, TypeError, KeyError):
+        known = ""
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(f"no Ray dashboard answers at {address!r}: {error}; check --address") from None
+    if not known:
+        raise UserError(f"what answers at {address!r} is no Ray dashboard; check --address")
+    return address
+
+
 def _client(address: str) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
@@ -168,8 +200,6 @@ def _client(address: str) -> Any:
     token = find_token()
     try:
         return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"} if token else None)
-    except ConnectionError as error:
-        raise UserError(f"no Ray dashboard answers at {address!r}: {error}; check --address") from None
     except (AuthenticationError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         if "uthentic" not in reason and "oken" not in reason:

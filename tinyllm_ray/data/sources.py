@@ -25,6 +25,7 @@ from tinyllm_ray.data.readers import SUPPORTED, SourceRow, read_rows
 SUFFIXES = ("jsonl", "json", "ndjson", "csv", "tsv", "parquet", "arrow")
 _PACKED = ("", ".gz", ".bz2", ".zst")
 _NOT_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+_REJECTED = ".rejected.jsonl"  # what this package sets aside, beside the questions that it keeps
 _CODECS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _CHUNK = 1 << 20
@@ -37,7 +38,7 @@ def absolute(path: str) -> str:
 
 def is_data(name: str) -> bool:
     """Whether a file's name is that of rows, packed or not, and not of what the hub's tools keep beside them."""
-    if name.rpartition("/")[2] in _NOT_ROWS:
+    if name.rpartition("/")[2] in _NOT_ROWS or name.endswith(_REJECTED):
         return False
     return name.lower().endswith(tuple(f".{suffix}{packed}" for suffix in SUFFIXES for packed in _PACKED))
 

@@ -7,7 +7,18 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from tinyllm_ray.schema.base import FREE_TASKS, LABEL, Fraction, Name, Section, Seed, TaskName, UserError, did_you_mean
+from tinyllm_ray.schema.base import (
+    FREE_TASKS,
+    LABEL,
+    Fraction,
+    Name,
+    Section,
+    Seed,
+    Seeds,
+    TaskName,
+    UserError,
+    did_you_mean,
+)
 from tinyllm_ray.schema.dataset import LAYOUTS, Columns, Dataset, Miniature, task_given
 from tinyllm_ray.schema.engines import (
     AutoSettings,
@@ -86,9 +97,7 @@ __all__ = [
 
 class Experiment(Section):
     name: Name = Field(description="names the output folder and the MLflow experiment")
-    seeds: list[Seed] = Field(
-        [0], min_length=1, description="seeds of the training; each method is trained once for each seed"
-    )
+    seeds: Seeds = Field([0], description="seeds of the training; each method is trained once for each seed")
     dataset: Dataset = Field(description="where the questions come from")
     prompts: Prompts = Field(Prompts(), description="what a teacher is shown")
     teachers: list[Teacher] = Field([], description="the models that write rationales, each with a name of its own")

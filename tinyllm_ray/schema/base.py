@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from tinyllm_ray.redact import holds_credentials
 
@@ -16,6 +16,16 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 OUTSIDE_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"  # my_package.module:name
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy's generators take
+
+
+def _different(seeds: list[int]) -> list[int]:
+    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    if twice:
+        raise ValueError(f"seed {twice[0]} is given twice, which would count one training twice; give each once")
+    return seeds
+
+
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_different)]
 LABEL = "label"
 TaskName = Literal["choice", "label", "number", "text"]
 FREE_TASKS = ("number", "text")  # without choices

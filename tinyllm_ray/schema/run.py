@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from tinyllm_ray.schema.base import OUTSIDE_PATTERN, Name, Section, Seed, storage_address
+from tinyllm_ray.schema.base import OUTSIDE_PATTERN, Name, Section, Seed, Seeds, storage_address
 
 
 class Choice(Section):
@@ -83,7 +83,7 @@ class Search(Section):
     )
     patience_trials: int | None = Field(None, ge=1, description="stop when this many trials in a row were no better")
     max_failures: int = Field(1, ge=0, description="restarts of a crashed trial")
-    final_seeds: list[Seed] = Field([0], min_length=1, description="seeds over which the winner is scored on test")
+    final_seeds: Seeds = Field([0], description="seeds over which the winner is scored on test")
     seed: Seed = Field(0, description="seed of the search's own draws")
 
 

@@ -57,7 +57,7 @@ def prepare_tokenizer(
         with step("tokenizer"):
             tokenizer = train_tokenizer(_texts(experiment, questions["train"].path, stores), scratch.vocabulary_size)
     else:
-        tokenizer = _load_tokenizer(student)
+        tokenizer = load_tokenizer(student)
     layout = token_layout(
         tokenizer, encoder_decoder=_kind(student) != "decoder", name=student.tokenizer or student.model
     )
@@ -110,7 +110,7 @@ def load_student(student: Student, *, tokenizer_folder: str, seed: int) -> tuple
 
 def load_folder(student: Student) -> tuple["PreTrainedModel", StudentTokenizer]:
     """A saved student with the tokenizer of its folder."""
-    tokenizer = _load_tokenizer(student)
+    tokenizer = load_tokenizer(student)
     layout = token_layout(tokenizer, encoder_decoder=_kind(student) != "decoder", name=student.model)
     model, tokenizer = _load(student), StudentTokenizer(backend=tokenizer.backend_tokenizer, **layout)
     there, needed = model.get_input_embeddings().num_embeddings, _needed_embeddings(tokenizer)
@@ -257,11 +257,12 @@ def student_vocabulary(student: Student, *, output_dir: str) -> dict[str, int] |
     if student.tokenizer is None and is_gguf(student.model):
         folder = unpack(student.model, key="student.model", output_dir=output_dir)
         student = student.model_copy(update={"tokenizer": folder})
-    loaded = _load_tokenizer(student)
+    loaded = load_tokenizer(student)
     return loaded.backend_tokenizer.get_vocab() if loaded.is_fast else None
 
 
-def _load_tokenizer(student: Student) -> Any:
+def load_tokenizer(student: Student) -> Any:
+    """The one named by student.tokenizer, else the model's own. Raises UserError."""
     from transformers import AutoTokenizer
 
     name = student.tokenizer or student.model

@@ -18,8 +18,13 @@ class Output:
         self._written = False
 
     def claim_stdout(self, *, as_json: bool) -> None:
-        """Native code and child processes write to descriptor 1, which becomes stderr. With `as_json` so does print."""
+        """Native code and child processes write to descriptor 1, which becomes stderr. With `as_json` so does print.
+
+        `sys.stderr` gets a descriptor of its own, so that what is said is seen where descriptor 2 is silenced.
+        """
         sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stderr = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
         self._as_json = as_json
         self._stdout = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
         os.dup2(2, 1)
@@ -42,14 +47,10 @@ class Output:
 def send_chatter_to(path: Path) -> None:
     """What native code and child processes write to descriptors 1 and 2 goes to the file.
 
-    `sys.stderr` stays the terminal's. Stdout must have been kept for the result before (`Output`).
+    Both streams must have been kept before (`Output.claim_stdout`): `sys.stderr` stays the terminal's.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.flush()
-    terminal = os.fdopen(os.dup(2), "w", buffering=1)
     with path.open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    if sys.stdout is sys.stderr:
-        sys.stdout = terminal
-    sys.stderr = terminal
