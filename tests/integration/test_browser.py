@@ -89,18 +89,6 @@ def test_the_search_is_found_unfolded_and_compared(search_page, page, screenshot
     page.screenshot(path=screenshots / "mlflow-compare.png")
 
 
-def test_the_address_that_a_run_prints_opens_the_comparison_on_the_whole_width(
-    search_page, finished_miniature, page, screenshots
-):
-    page.goto(finished_miniature.result["comparison"].replace("http://127.0.0.1:5000", search_page.partition("/#/")[0]))
-    axes = page.locator(".js-plotly-plot .axis-title")
-    axes.first.wait_for()
-    assert {"loss.label_weight", "loss.rationale_weights.north_llama", "primary"} <= set(axes.all_text_contents())
-    box = page.locator(".js-plotly-plot .parcoords").first.bounding_box()
-    assert box is not None and box["width"] > 450, "of 1,500 pixels, with the list of runs and the assistant beside it"
-    page.screenshot(path=screenshots / "mlflow-printed-comparison.png")
-
-
 def test_the_report_reads_in_the_light_in_the_dark_and_on_a_phone(study, browser, screenshots):
     experiment, uri = study
     made = make_report(experiment, output_dir=str(experiment.output.dir), uri=uri)
