@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from support.small_experiment import write_experiment
 
-from tinyllm_ray.checks import check
+from tinyllm_ray.checks import CHECKS, check
 from tinyllm_ray.config import UserError, load_experiment
 from tinyllm_ray.session import Session
 
@@ -83,3 +83,19 @@ def test_a_tokenizer_that_cannot_be_loaded_is_refused_before_anything_starts(tmp
     with pytest.raises(UserError, match="holds no manifest") as caught:  # nothing but the store is missing
         checked(tmp_path, f"student.tokenizer={tmp_path / 'teacher'}")
     assert "tokenizer" not in str(caught.value)
+
+
+def test_a_judge_whose_prompt_or_model_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, sizes=SIZES)
+
+    def look(*overrides: str) -> list[str]:
+        judge = ["rationales.judge.by.name=critic", f"rationales.judge.by.model={tmp_path}/none", *overrides]
+        with Session(load_experiment(path, judge), say=print) as session:
+            return list(CHECKS["generate"]["judge"](session, "generate"))
+
+    with pytest.raises(UserError, match=r"rationales.judge.prompt: 'no.txt' is neither 'default' nor"):
+        look("rationales.judge.prompt=no.txt")
+    with pytest.raises(UserError, match=r"^rationales.judge.by.model: there is no folder .*/none"):
+        look()
+    (line,) = look(f"rationales.judge.by.model={tmp_path}/teacher", "rationales.judge.by.engine.type=seq2seq")
+    assert line == "critic will score the rationales, and those below 3 are not used"

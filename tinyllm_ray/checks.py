@@ -108,6 +108,7 @@ def _teachers(session: Session, command: str) -> Iterator[str]:
 
 def _judge(session: Session, command: str) -> Iterator[str]:
     from tinyllm_ray.teachers.engines.registry import make_engine
+    from tinyllm_ray.teachers.judge import named_as_judge
 
     experiment, judge = session.experiment, session.experiment.rationales.judge
     if judge is None:
@@ -118,9 +119,9 @@ def _judge(session: Session, command: str) -> Iterator[str]:
         yield f"{judge.by.name} has scored everything in {session.judged}, so its engine is not asked"
     except UserError:  # it has not
         if not _is_made_later(experiment, judge.by):
-            make_engine(
-                judge.by, pool=experiment.pools.teacher, prompts=experiment.prompts, output_dir=session.dir
-            ).check()
+            pool, prompts = experiment.pools.teacher, experiment.prompts
+            with named_as_judge(judge):
+                make_engine(judge.by, pool=pool, prompts=prompts, output_dir=session.dir).check()
         yield f"{judge.by.name} will score the rationales, and those below {judge.threshold} are not used"
 
 

@@ -27,8 +27,8 @@ def test_own_answers_come_before_what_the_rationales_state(own):
 def test_questions_are_shown_on_which_the_teachers_contradict_each_other(own):
     rationales = {"llama": {"q1": {"rationale": "Grass is green."}}, "flan": {}}
     found = find_contradictions(own, rationales)
-    assert {shown.question.answer for shown in found} == {"green", "white"}  # on red and blue both say red
-    assert len(found) == 20
+    # both say red on red and blue, so q1 (green), q3 (white), q5, ... q39 are disputed, and every second one is shown
+    assert [shown.question.question_id for shown in found] == [f"q{i}" for i in range(1, 40, 4)]
     assert found[0].said == [
         {"teacher": "llama", "answer": "green", "right": True, "text": "Grass is green."},
         {"teacher": "flan", "answer": "red", "right": False, "text": ""},

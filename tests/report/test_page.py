@@ -207,7 +207,7 @@ def test_the_teachers_own_answers_show_how_far_choosing_could_go(page, data):
 
 
 def test_teachers_that_contradict_each_other_stand_side_by_side(page, data):
-    assert len(data.contradictions) == 20
+    assert len(data.contradictions) == 10
     html = page[1].partition("Where the teachers contradict each other")[2]
     assert "llama answers “green”, which is right" in html and "flan answers “red”, which is wrong" in html
 

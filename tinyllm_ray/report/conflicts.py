@@ -16,7 +16,7 @@ from tinyllm_ray.rows import SPLITS, Question
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.tasks.registry import task_of
 
-SHOWN = 20  # questions on which teachers contradict each other
+SHOWN = 10  # questions on which teachers contradict each other
 
 
 @dataclass(frozen=True)

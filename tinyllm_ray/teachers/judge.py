@@ -6,12 +6,13 @@ resuming and the store of what the judge wrote are the teachers' own. The scores
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
 from tinyllm_ray import storage
-from tinyllm_ray.config import digest
+from tinyllm_ray.config import UserError, digest
 from tinyllm_ray.data import store
 from tinyllm_ray.data.judging import judge_prompt, load_judge_prompt, read_score
 from tinyllm_ray.data.questions import QuestionFile, read_questions
@@ -55,7 +56,8 @@ def judge_rationales(
     storage.write_table(path, to_table(prompts.values(), Question))
     files = {"train": QuestionFile(path, len(prompts), 0, "", digest(sorted(prompts)))}
     asking = as_teacher(experiment, judge)
-    reports = generate(asking, output_dir=output_dir, questions=files, before_engines=before_engines)
+    with named_as_judge(judge):
+        reports = generate(asking, output_dir=output_dir, questions=files, before_engines=before_engines)
     table = store.read(rationale_store(asking, judge.by.name, output_dir=output_dir), "train")
     said = dict(zip(table["question_id"].to_pylist(), table["rationale"].to_pylist(), strict=True))
     rows = [
@@ -64,6 +66,15 @@ def judge_rationales(
     ]
     storage.write_table(storage.join(folder, "judged.parquet"), to_table(rows, Judged))
     return reports[judge.by.name], _verdicts(experiment, rows, judge.threshold)
+
+
+@contextmanager
+def named_as_judge(judge: Judge) -> Iterator[None]:
+    """Messages about a teacher name the keys of `rationales.judge.by` instead."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(f"teachers.{judge.by.name}.", "rationales.judge.by.")) from None
 
 
 def judged_folder(
