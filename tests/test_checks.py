@@ -82,7 +82,7 @@ def test_a_tokenizer_that_cannot_be_loaded_is_refused_before_anything_starts(tmp
             checked(tmp_path, f"student.tokenizer={name}")
     with pytest.raises(UserError, match="holds no manifest") as caught:  # nothing but the store is missing
         checked(tmp_path, f"student.tokenizer={tmp_path / 'teacher'}")
-    assert "tokenizer" not in str(caught.value)
+    assert "student.tokenizer" not in str(caught.value)
 
 
 def test_a_judge_whose_prompt_or_model_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
