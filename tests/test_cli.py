@@ -46,6 +46,8 @@ def command(*words, cwd):
         (["show-prompt", "toy.yaml", "--teacher", "b"], "no teacher is named 'b'"),
         (["train", "toy.yaml", "training.method=tinylm"], "'tinylm' was given; did you mean tinyllm?"),
         (["evaluate", "toy.yaml", "--model", "m", "--split", "vaildation"], "did you mean validation?"),
+        (["evaluate", "toy.yaml", "--model", "/no/where"], "/no/where holds no model"),
+        (["submit", "toy.yaml", "output.dir=/x", "--address", "auto"], "no address of a dashboard"),
         (["predict", "nothing/here/at/all", "train.jsonl"], "nothing/here/at/all holds no model"),
         (["serve", "nothing/here/at/all"], "nothing/here/at/all holds no model"),
         (["export", "nothing/here/at/all", "--to", "onxx"], "did you mean onnx?"),

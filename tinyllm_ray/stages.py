@@ -117,7 +117,11 @@ def evaluate(session: Session, model: str, split: str) -> dict[str, Any]:
         near, known = did_you_mean(split, session.questions), ", ".join(session.questions)
         raise UserError(f"--split: the dataset has no split {split!r}{near}; it has {known}")
     from tinyllm_ray.student.evaluate import evaluate_folder
+    from tinyllm_ray.tracking.address import tracking_uri
+    from tinyllm_ray.tracking.find import find_model
 
+    records = tracking_uri(session.experiment, output_dir=session.dir) if model.startswith("models:/") else ""
+    model = find_model(model, uri=records)
     scores = evaluate_folder(model, session.experiment, questions=session.questions[split].path)
     if split == "validation":  # whose metrics are called eval/...
         return scores

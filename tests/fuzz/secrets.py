@@ -10,13 +10,14 @@ import os
 import random
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from unittest import mock
 
 import yaml
 from fuzz.counting import Counts
+from fuzz.planted import IN_ENVIRONMENT, PLACES, REFUSED, engine_arguments, find_secrets, make_secrets
 from support.small_experiment import write_experiment
 from support.trial_folders import write_trial
 
@@ -34,13 +35,11 @@ from tinyllm_ray.tracking.tracker import Tracker
 def fuzz_secrets(number: int, *, seed: int, folder: Path) -> Counts:
     """`number` secrets, each with a value of its own, in as many places and shapes in turn."""
     counts, rng = Counts(), random.Random(seed)
-    secrets = {place: _value(rng, place) for place in [*IN_CONFIG, *IN_ENVIRONMENT, *REFUSED][:number]}
+    secrets = make_secrets(PLACES[:number], rng)
     variables = {place: secrets[place] for place in IN_ENVIRONMENT if place in secrets}
     said = io.StringIO()
     with mock.patch.dict(os.environ, variables), contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-        arguments = {
-            IN_CONFIG[place][0]: IN_CONFIG[place][1](secrets[place]) for place in IN_CONFIG if place in secrets
-        }
+        arguments = engine_arguments(secrets)
         path = write_experiment(
             folder,
             teachers=[
@@ -56,48 +55,13 @@ def fuzz_secrets(number: int, *, seed: int, folder: Path) -> Counts:
             if place in secrets:
                 print(_refusal(path, REFUSED[place](secrets[place])))
     counts.tried = len(secrets)
-    files = [file for base in ("out", "mlflow") for file in (folder / base).rglob("*") if file.is_file()]
-    written = {file: file.read_bytes() for file in files}
-    for place, value in secrets.items():
-        found = [str(file) for file, data in written.items() if value.encode() in data]
-        found += ["messages"] if value in said.getvalue() else []
-        if found:
-            counts.fault("secrets_found", f"{place}: {value} in {found}")
+    folders = [folder / "out", folder / "mlflow"]
+    for place, where in find_secrets(secrets, folders=folders, said={"messages": said.getvalue()}).items():
+        counts.fault("secrets_found", f"{place}: {secrets[place]} in {where}")
     return counts
 
 
 SERVER = {"type": "endpoint", "url": "http://host/v1", "api_key_env": "MY_SERVER"}
-
-
-def _plain(value: str) -> str:
-    return value
-
-
-IN_CONFIG: dict[str, tuple[str, Callable[[str], object]]] = {
-    "snake case": ("hf_token", _plain),
-    "camel case": ("apiKey", _plain),
-    "kebab case": ("x-api-key", _plain),
-    "nested": ("model_loader_extra_config", lambda value: {"deep": [{"awsSecretAccessKey": value}]}),
-    "below a secret's name": ("auth", lambda value: {"user": ["me", value]}),
-    "pwd": ("adminPwd", _plain),
-    "header": ("headers", lambda value: f"Authorization: Bearer {value}"),
-    "bearer": ("note_a", lambda value: f"sent bearer {value}"),
-    "OpenAI's shape": ("note_b", lambda value: f"x sk-proj-{value}"),
-    "account key": ("note_c", lambda value: f"AccountName=a;AccountKey={value}=="),
-    "private key": ("note_d", lambda value: f"-----BEGIN PRIVATE KEY-----\n{value}\n-----END PRIVATE KEY-----"),
-    "web token": ("note_e", lambda value: f"eyJhbGciOiJI.eyJ{value}.abc"),
-}
-IN_ENVIRONMENT = ("MY_SERVER", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD")
-REFUSED: dict[str, Callable[[str], str]] = {
-    "user and password": lambda value: f"tracking.uri=http://me:{value}@host",
-    "signature": lambda value: f"dataset.path='https://host/data?sv=1&sig={value}'",
-    "storage": lambda value: f"output.dir=s3://key:{value}@bucket/x",
-    "word of a command": lambda value: f"teachers.one.engine.engine_kwargs.hf_token={value}",
-}
-
-
-def _value(rng: random.Random, place: str) -> str:
-    return "".join(rng.choice("abcdefghjkmnpqrstuvwxyz23456789") for _ in range(24)) + "7"
 
 
 def _refusal(path: Path, override: str) -> str:

@@ -15,10 +15,12 @@ SHARES = {
     "endpoint": 0.2,
     "models": 0.5,
     "secrets": 1.0,
+    "secrets_of_a_real_run": 0.5,
 }
+ENGINE = {"secrets_of_a_real_run"}
 
 
-@pytest.mark.parametrize("name", AREAS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.engine] * (n in ENGINE)) for n in AREAS])
 def test_nothing_ends_in_a_traceback_or_is_read_wrongly(name: str, tmp_path: Path) -> None:
     counts = run_area(name, seed=14, folder=tmp_path, share=SHARES[name])
     assert counts.tried > 0

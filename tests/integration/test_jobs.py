@@ -4,6 +4,7 @@ import contextlib
 import re
 import secrets
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +133,47 @@ def test_a_job_stopped_in_mid_run_leaves_no_process_and_no_half_file_and_is_cont
     (rationales,) = {str(Path(part).parents[1]) for part in stored}
     table = store.read(rationales, "train", ["question_id"])
     assert len(table) == ROWS and store.count_twice(rationales, "train") == 0
+
+
+def test_the_runs_of_a_training_job_that_is_stopped_are_killed_and_finished_when_it_is_continued(
+    head: Head, tmp_path: Path
+) -> None:
+    known = str(tmp_path / "known")
+    store.open_store(known, {"dataset": "words", "teacher": "one"})
+    training = {"steps": 20_000, "eval_every_steps": 10_000, "checkpoint_every_steps": 50}
+    path = write_experiment(
+        tmp_path,
+        training=training,
+        seeds=[0],
+        teachers=[{"name": "one", "model": "m", "store": known}],
+        loss={"rationale_weights": {"one": 0.0}},
+        tracking={"sync_every_s": 0.5},
+    )
+    folder, inside = packaged(path)
+    jobs = JobSubmissionClient(head.dashboard, headers={"Authorization": f"Bearer {head.env['RAY_AUTH_TOKEN']}"})
+    job = {"entrypoint": f"python jobs/train.py {inside}", "runtime_env": {"working_dir": folder}}
+    first = jobs.submit_job(**job)
+    wait_until(lambda: list(tmp_path.glob("out/trials/*/checkpoints/*")) or ended(jobs, first))
+    wait_until(lambda: statuses(tmp_path) == ["RUNNING", "RUNNING"] or ended(jobs, first), timeout_s=60)
+    assert not ended(jobs, first), jobs.get_job_logs(first)
+    jobs.stop_job(first)
+    wait_until(lambda: ended(jobs, first))
+    assert jobs.get_job_status(first) == JobStatus.STOPPED
+    assert statuses(tmp_path) == ["KILLED", "KILLED"]  # the parent and its training
+    assert "stopped; the same command continues from here" in jobs.get_job_logs(first)
+
+    again = jobs.submit_job(**job | {"entrypoint": f"python jobs/train.py {inside} training.steps=51"})
+    wait_until(lambda: ended(jobs, again))
+    assert jobs.get_job_status(again) == JobStatus.SUCCEEDED, jobs.get_job_logs(again)
+    assert statuses(tmp_path) == ["FINISHED", "FINISHED", "KILLED"]
+
+
+def statuses(folder: Path) -> list[str]:
+    database = folder / "out" / "mlflow" / "mlflow.db"
+    if not database.is_file():
+        return []
+    with contextlib.closing(sqlite3.connect(database)) as records:
+        return sorted(status for (status,) in records.execute("SELECT status FROM runs"))
 
 
 def packaged(experiment: Path) -> tuple[str, str]:

@@ -6,7 +6,9 @@ In: the experiment's `pools` and output folder. Out: an initialized Ray.
 import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,11 +19,13 @@ from typing import Any
 from tinyllm_ray import storage
 from tinyllm_ray.cluster.pools import local_node
 from tinyllm_ray.config import UserError
+from tinyllm_ray.patience import Silence, watched
 from tinyllm_ray.redact import RedactingFilter, redact_text
 from tinyllm_ray.schema import Pools
 
 JOB_ENV = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what Ray sets in the driver of a submitted job
 PROBE_PATIENCE_S = 15.0  # a storage that does not answer at the start is said, and not waited for
+JOIN_PATIENCE_S = 60.0  # for a cluster's answer
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _ENVIRONMENT = {
@@ -60,7 +64,7 @@ def connect(pools: Pools, *, log_dir: str, dashboard: bool = False) -> Connectio
     started = not ray.is_initialized() and cluster_address(pools) is None
     if started:
         _set_environment(pools)  # the dashboard's host is loopback by Ray's default
-        with _silent_stderr():
+        with _silent_stderr(), _own_signals():
             ray.init(address="local", include_dashboard=dashboard, **local_node(pools), **_QUIET)
     elif not ray.is_initialized():
         join(pools)
@@ -88,8 +92,8 @@ def join(pools: Pools) -> None:
     _set_environment(pools)
     try:
         with _silent_stderr():
-            ray.init(address=address, **_QUIET)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+            watched(lambda: ray.init(address=address, **_QUIET), f"Ray at {address}", answer_s=JOIN_PATIENCE_S)
+    except (Silence, ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"no Ray cluster could be joined at {address!r}: {reason}\n"
@@ -163,6 +167,17 @@ def _set_environment(pools: Pools) -> None:
     node was lost Ray still counts it, and sees only at the end of the wait that fewer ranks can be placed."""
     wanted = _ENVIRONMENT | {_START_TIMEOUT: "600" if pools.student.min_workers is None else "45"}
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray puts in a handler of SIGTERM of its own, which would end a command without a word."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Ray leaves it as it is, and nobody may
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

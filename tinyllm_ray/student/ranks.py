@@ -3,7 +3,9 @@
 A mistake that a rank finds, such as a training that diverges, is one message of the driver's.
 """
 
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +13,7 @@ from tinyllm_ray import storage
 from tinyllm_ray.cluster import pools
 from tinyllm_ray.config import UserError, validate
 from tinyllm_ray.data.features import open_features
+from tinyllm_ray.patience import begin
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student.checks import check_ranks, check_weights, with_shards
 from tinyllm_ray.student.train import Trial, read_result, run_rank
@@ -49,11 +52,21 @@ def _fit(trial: Trial, experiment: Experiment, *, ranks: int, report_callback: A
         ),
     )
     try:
-        trainer.fit()
+        _apart(trainer.fit)
     except TrainingFailedError:
         if storage.exists(refusal):  # one message in place of Ray's traceback
             raise UserError(storage.read_json(refusal)["message"]) from None
         raise
+
+
+def _apart(fit: Callable[[], object]) -> None:
+    """In a thread of its own: in the main one Ray Train answers Ctrl-C itself, with exit code 0."""
+    if threading.current_thread() is not threading.main_thread():
+        fit()
+        return
+    _, error = begin(fit, name="training").get()
+    if error is not None:
+        raise error
 
 
 def _worker(config: dict[str, Any]) -> None:
