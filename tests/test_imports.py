@@ -10,7 +10,8 @@ BASE = {"config", "schema", "rows", "storage", "patience", "redact", "lock", "ou
 MAY_IMPORT = {  # beside itself; who is above a line may import what is below it, never the other way
     "cli": {"stages", "checks", "session", "tuning", "report", "tracking", "student", "data", "cluster"}
     | {"terminal", "deploy"},
-    "stages": {"checks", "session", "tuning", "report", "tracking", "miniature", "teachers", "student", "data"},
+    "stages": {"generation", "checks", "session", "tuning", "report", "tracking", "teachers", "student", "data"},
+    "generation": {"session", "tuning", "miniature", "teachers", "data"},  # the teachers' side of a run
     "checks": {"session", "tuning", "tracking", "teachers", "student", "data", "cluster"},
     "session": {"tuning", "tracking", "miniature", "teachers", "data", "cluster", "terminal"},
     "deploy": {"tracking", "student", "data", "cluster", "terminal"},

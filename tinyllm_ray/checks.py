@@ -15,6 +15,7 @@ from tinyllm_ray.cluster.capacity import POOLS, check_capacity
 from tinyllm_ray.cluster.connect import check_output
 from tinyllm_ray.config import UserError, output_dir
 from tinyllm_ray.data import store
+from tinyllm_ray.data.arrivals import Arrivals
 from tinyllm_ray.data.gguf import is_gguf, unpack
 from tinyllm_ray.data.judging import load_judge_prompt
 from tinyllm_ray.data.vocabulary import difference, meet, vocabulary_digest
@@ -29,7 +30,7 @@ from tinyllm_ray.tuning.methods import ablation, apply_method, comparison
 from tinyllm_ray.tuning.space import apply_sample, check_search, draw_samples
 
 Look = Callable[[Session, str], Iterator[str]]
-POOLS_OF = {"generate": ("teacher",), "run": POOLS}  # the other commands train only
+POOLS_OF = {"generate": ("teacher",), "run": POOLS}  # the other commands train only, but for `train` that overlaps
 PREVIEWED_SAMPLES = 50
 
 
@@ -126,7 +127,25 @@ def _judge(session: Session, command: str) -> Iterator[str]:
 
 
 def _stores(session: Session, command: str) -> Iterator[str]:
+    if command == "train" and session.experiment.overlaps:
+        yield from _arrivals(session)
+        yield from _teachers(session, command)
+        return
     yield ", ".join(str(i) for i in session.stores) or "no teacher"
+
+
+def _arrivals(session: Session) -> Iterator[str]:
+    """Where the order of the first epoch comes from, with pools.schedule overlap."""
+    given = session.experiment.pools.overlap.arrivals
+    if given is None:
+        yield "the teachers write while the student trains"
+        return
+    if Arrivals(given).closed() is None:
+        raise UserError(
+            f"pools.overlap.arrivals: {given} is no folder of arrivals that are complete (it has no closed.json); name "
+            "a folder below output.dir/arrivals of a run that has ended, or leave the key out"
+        )
+    yield f"the first epoch follows {given}"
 
 
 def _method(session: Session, command: str) -> Iterator[str]:
@@ -236,7 +255,8 @@ def _tracking(session: Session, command: str) -> Iterator[str]:
 
 
 def _pools(session: Session, command: str) -> Iterator[str]:
-    yield from check_capacity(session.experiment, POOLS_OF.get(command, ("student",)))
+    both = command == "train" and session.experiment.overlaps
+    yield from check_capacity(session.experiment, POOLS if both else POOLS_OF.get(command, ("student",)))
 
 
 def check_student(student: Student, *, output_dir: str) -> str:

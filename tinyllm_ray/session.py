@@ -22,6 +22,7 @@ from tinyllm_ray.terminal.progress import step
 from tinyllm_ray.terminal.texts import text_of_records
 
 if TYPE_CHECKING:
+    from tinyllm_ray.tuning.overlap import Overlap
     from tinyllm_ray.tuning.training import Inputs
 
 
@@ -32,6 +33,7 @@ class Session:
         self.experiment = experiment
         self.dir = output_dir(experiment)
         self.say = say
+        self.overlap: Overlap | None = None  # while the teachers write and trainings follow
         self._opened = ExitStack()
         self._pools: set[str] = set()  # those that were compared with the cluster
         self._connecting = threading.Lock()  # teachers in parallel ask at the same time
@@ -94,7 +96,7 @@ class Session:
         """The records of this output folder in MLflow; closed with the session."""
         from tinyllm_ray.tracking.tracker import Tracker
 
-        lineage = {f"store.{i}": store.content_digest(folder, say=self.say) for i, folder in self.stores.items()}
+        lineage = self.store_digests()
         lineage |= {f"rationales.{i}": folder for i, folder in self.stores.items()}
         lineage |= {f"teacher.{t.name}.revision": self._revision(t.name) for t in self.experiment.teachers}
         tracker = Tracker(self.experiment, output_dir=self.dir, lineage=lineage)
@@ -104,12 +106,17 @@ class Session:
             tracker.log_generation(storage.read_json(uri))
         return self._opened.enter_context(tracker)
 
+    def store_digests(self) -> dict[str, str]:
+        """What the stores hold, as tags; while the teachers write, what they hold by now."""
+        say = self.say if self.overlap is None else lambda _: None  # stores that grow have changed each time
+        return {f"store.{i}": store.content_digest(folder, say=say) for i, folder in self.stores.items()}
+
     @property
     def inputs(self) -> "Inputs":
         """What every training of this experiment reads."""
         from tinyllm_ray.tuning.training import Inputs
 
-        return Inputs(self.dir, self.questions, self.stores, self.judged)
+        return Inputs(self.dir, self.questions, self.stores, self.judged, self.overlap)
 
     @property
     def judged(self) -> str | None:

@@ -5,14 +5,22 @@ In: a Session. Out: dictionaries that are JSON: what was made, and where.
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tinyllm_ray import storage
 from tinyllm_ray.checks import check
-from tinyllm_ray.config import UserError, digest
+from tinyllm_ray.config import UserError
 from tinyllm_ray.data import store
 from tinyllm_ray.data.questions import read_questions
+from tinyllm_ray.generation import (
+    hold_back_for,
+    rows_generated,
+    search_inputs,
+    teachers_at_work,
+    what_overlap_brings,
+    when_whole,
+    write_all,
+)
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.schema.base import counted, did_you_mean
 from tinyllm_ray.session import Session
@@ -20,18 +28,21 @@ from tinyllm_ray.tuning.methods import ablation, apply_method, comparison, growt
 
 if TYPE_CHECKING:
     from tinyllm_ray.student.train import Trial
+    from tinyllm_ray.tuning.training import Inputs
 
 
 def run(session: Session) -> dict[str, Any]:
     """Teachers, methods, search, report."""
     started = time.time()
     _begin(session, "run")
-    generated = _generate(session)
-    methods = _methods(session, comparison(session.experiment), title="methods")
+    with teachers_at_work(session) as reports:
+        methods = _methods(session, comparison(session.experiment), title="methods")
+        search = _tune(session) if session.experiment.search.space else None
+        generated = reports()
     result: dict[str, Any] = {
         "methods": methods,
-        "search": _tune(session) if session.experiment.search.space else None,
-        "teacher_rows_generated": sum(report["generated"] for report in generated.values()),
+        "search": search,
+        "teacher_rows_generated": rows_generated(generated),
     }
     return result | report(session, redraw=False) | {"wall_s": round(time.time() - started, 1)}
 
@@ -39,7 +50,7 @@ def run(session: Session) -> dict[str, Any]:
 def generate(session: Session) -> dict[str, Any]:
     """Every teacher's rationales for what is not in its store yet; reports by teacher."""
     check(session, "generate")
-    return _generate(session)
+    return write_all(session)
 
 
 def ablate(session: Session, *, growing: bool = False) -> dict[str, Any]:
@@ -54,8 +65,19 @@ def ablate(session: Session, *, growing: bool = False) -> dict[str, Any]:
 
 
 def train(session: Session) -> dict[str, Any]:
-    """The experiment's own method, once per seed, on every rank of the student pool; test is scored."""
+    """The experiment's own method, once per seed, on every rank of the student pool; test is scored.
+
+    With pools.schedule overlap the teachers write meanwhile.
+    """
     _begin(session, "train")
+    if session.experiment.overlaps:
+        with teachers_at_work(session) as reports:
+            trained = _train(session)
+            return trained | {"teacher_rows_generated": rows_generated(reports())}
+    return _train(session)
+
+
+def _train(session: Session) -> dict[str, Any]:
     experiment = apply_method(session.experiment)
     variant = experiment.training.method.replace(":", "_")
     ends = _train_on_pool(session, experiment, variant=variant, seeds=experiment.seeds)
@@ -85,6 +107,7 @@ def plan(session: Session) -> dict[str, Any]:
         lines += [
             f"search: {counted(experiment.search.num_samples, 'sample')} over {', '.join(experiment.search.space)}"
         ]
+    lines += what_overlap_brings(session) if experiment.overlaps else []
     lines += [f"output: {session.dir}"]
     questions = {split: file.rows for split, file in session.questions.items()}
     shared = {split: file.shared for split, file in session.questions.items()}
@@ -146,42 +169,6 @@ def _begin(session: Session, command: str) -> None:
     session.say_where_records_are()
 
 
-def _generate(session: Session) -> dict[str, Any]:
-    from tinyllm_ray.teachers.pipeline import generate as fill_stores
-
-    if session.experiment.dataset.format == "miniature":
-        from tinyllm_ray.miniature.models import prepare_teachers
-
-        session.write_config()
-        prepare_teachers(session.experiment, output_dir=session.dir)
-    reports = fill_stores(
-        session.experiment,
-        output_dir=session.dir,
-        questions=session.questions,
-        before_engines=lambda: session.connect("teacher"),
-    )
-    judge = session.experiment.rationales.judge
-    if judge:
-        from tinyllm_ray.teachers.judge import judge_rationales
-
-        report, verdicts = judge_rationales(
-            session.experiment,
-            judge,
-            output_dir=session.dir,
-            questions=session.questions,
-            before_engines=lambda: session.connect("teacher"),
-        )
-        reports[judge.by.name] = report
-        for verdict in verdicts:
-            session.say(str(verdict))
-    generated = {name: asdict(report) for name, report in reports.items()}
-    storage.write_json(storage.join(session.dir, "generation.json"), generated)
-    if any(report.generated for report in reports.values()):
-        name = f"{digest(generated)}.json"  # of every run that made rows, so that their cost is not forgotten
-        storage.write_json(storage.join(session.dir, "generation", name), generated)
-    return generated
-
-
 def _methods(session: Session, variants: dict[str, Experiment], *, title: str) -> dict[str, Any]:
     """Every variant with every seed, scored on test; {variant: {"mean", "per_seed", "split"}}."""
     from tinyllm_ray.tuning.training import TrainingSpec, resolve
@@ -200,6 +187,7 @@ def _methods(session: Session, variants: dict[str, Experiment], *, title: str) -
         session.say(f"{title}: {found} of {len(trainings)} finished trainings found")
     if found < len(trainings):
         session.connect("student")
+        hold_back_for(session, trainings)
         run_trials(
             trainings,
             experiment=session.experiment,
@@ -252,8 +240,9 @@ def last_line(failure: dict[str, Any]) -> str:
 def _tune(session: Session) -> dict[str, Any]:
     from tinyllm_ray.tuning.search import run_search
 
+    inputs = search_inputs(session)
     ends = run_search(
-        session.experiment, session.inputs, tracker=session.tracker, before_trials=lambda: session.connect("student")
+        session.experiment, inputs, tracker=session.tracker, before_trials=lambda: session.connect("student")
     )
     if not ends:
         raise UserError("no trial of the search reached an evaluation; their tracebacks are in MLflow")
@@ -282,7 +271,8 @@ def _train_winner(session: Session, best: dict[str, Any]) -> tuple[dict[str, Any
     from tinyllm_ray.tuning.space import apply_sample
 
     winner = apply_sample(session.experiment, best["overrides"])
-    ends = _train_on_pool(session, winner, variant="final", seeds=session.experiment.search.final_seeds)
+    seeds, inputs = session.experiment.search.final_seeds, when_whole(session)
+    ends = _train_on_pool(session, winner, variant="final", seeds=seeds, inputs=inputs)
     metric = _score_metric(session)
     scores = {str(end["seed"]): end[metric] for _, end in ends}
     trial, end = max(ends, key=lambda pair: pair[1]["eval/accuracy"])
@@ -301,7 +291,7 @@ def _train_winner(session: Session, best: dict[str, Any]) -> tuple[dict[str, Any
 
 
 def _train_on_pool(
-    session: Session, experiment: Experiment, *, variant: str, seeds: Iterable[int]
+    session: Session, experiment: Experiment, *, variant: str, seeds: Iterable[int], inputs: "Inputs | None" = None
 ) -> "list[tuple[Trial, dict[str, Any]]]":
     """One training a seed, each on every rank of the student pool; with their results."""
     from tinyllm_ray.tuning.training import TrainingSpec, resolve
@@ -310,8 +300,9 @@ def _train_on_pool(
     ranks = experiment.pools.student.workers
     specs = [TrainingSpec(variant, experiment, seed=seed, ranks=ranks, score_test=True) for seed in seeds]
     ends = []
-    for training in [resolve(spec, session.inputs) for spec in specs]:
+    for training in [resolve(spec, inputs or session.inputs) for spec in specs]:
         if not training.done():
             session.connect("student")
+        hold_back_for(session, {training.trial.key: training})
         ends.append((training.trial, run_on_pool(training, tracker=session.tracker)))
     return ends

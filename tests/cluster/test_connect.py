@@ -9,7 +9,7 @@ import pytest
 import ray
 import yaml
 
-from tinyllm_ray.cluster import connect, pools
+from tinyllm_ray.cluster import capacity, connect, pools
 from tinyllm_ray.cluster.capacity import GIB, NodeKind, check_capacity, node_kinds
 from tinyllm_ray.config import UserError, load_experiment, validate
 from tinyllm_ray.schema import Experiment, Pool, Pools, StudentPool, TeacherPool
@@ -137,6 +137,18 @@ def test_teachers_in_parallel_need_a_worker_each() -> None:
         check_capacity(validate(raw))
     raw["teachers"][2]["store"] = "/stores/three"
     assert len(check_capacity(validate(raw))) == 2
+
+
+def test_pools_that_work_at_once_are_asked_for_together() -> None:
+    """Two GPUs a pool each: three would do for one after the other."""
+    raw = experiment(teacher={"gpus_per_worker": 2, "resource": None}, student={"gpus_per_worker": 2, "resource": None})
+    three = [NodeKind("three", 1, Counter({"CPU": 8, "GPU": 3}), {})]
+    overlap = raw.model_copy(update={"pools": raw.pools.model_copy(update={"schedule": "overlap"})})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capacity, "_what_there_is", lambda _: (three, "the live cluster has"))
+        assert len(check_capacity(raw)) == 2
+        with pytest.raises(UserError, match=r"overlap, so both pools work at once and ask for GPU 4, where there is 3"):
+            check_capacity(overlap)
 
 
 def test_the_launcher_file_agrees_with_rays_schema() -> None:

@@ -28,6 +28,16 @@ def test_a_trial_comes_back_with_its_own_config_and_seed(study, report):
     assert yaml.safe_load(text) == made["config"]
 
 
+def test_a_training_that_followed_the_teachers_follows_the_same_order_again(study, report):
+    _, uri = study
+    words = {}
+    for variant in ("all_teachers", "label_only"):
+        trial = next(trial for trial in report.trials if trial.variant == variant)
+        words[variant] = shlex.split(reproduce(trial.run_id, uri=uri)["command"])
+    assert "pools.overlap.arrivals=/data/arrivals/a1" in words["all_teachers"]
+    assert not any("arrivals" in word for word in words["label_only"])
+
+
 def test_what_differs_today_is_named(study, report):
     """The study's stores were tracked under made-up digests."""
     _, uri = study

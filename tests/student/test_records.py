@@ -47,6 +47,27 @@ def test_a_resumed_trial_forgets_what_it_will_do_again_and_overwrites_nothing(tm
     assert written(tmp_path) == [(step, "train/loss") for step in range(1, 7)]
 
 
+def test_the_rows_of_steps_that_are_repeated_are_recorded_once(tmp_path):
+    def record(recorder, step):
+        recorder.rows(step, parts=step, waited_s=0.25 * step, shards=[[f"q{step}"], []])
+
+    recorder = records.Recorder(str(tmp_path), first_step=0)
+    for step in (1, 2, 3):
+        record(recorder, step)
+    recorder.flush()
+    again = records.Recorder(str(tmp_path), first_step=1)
+    for step in (2, 3):
+        record(again, step)
+    again.flush()
+    lines = [json.loads(x) for part in sorted(tmp_path.glob("first_epoch/*")) for x in part.read_text().splitlines()]
+    assert [(line["step"], line["parts"], line["waited_s"]) for line in lines] == [
+        (1, 1, 0.25),
+        (2, 2, 0.5),
+        (3, 3, 0.75),
+    ]
+    assert lines[1]["shards"] == [["q2"], []]
+
+
 def written(folder: Path):
     parts = sorted((folder / "metrics").glob("*.jsonl"))
     rows = [json.loads(line) for part in parts for line in part.read_text().splitlines()]

@@ -150,7 +150,8 @@ def write_study(experiment: Experiment) -> list[Ended]:
             key = f"{variant}-seed{seed}-0"
             folder = storage.join(output, "trials", key)
             write_trial(folder, key=key, seed=seed, accuracy=0.42 + GAIN[variant] + 0.01 * seed)
-            trials.append(Ended(key, folder, variant, seed, config, {"variant": variant, "ranks": "1"}))
+            followed = {"arrivals": "/data/arrivals/a1"} if variant == "all_teachers" else {}
+            trials.append(Ended(key, folder, variant, seed, config, {"variant": variant, "ranks": "1", **followed}))
     for number, (label, llama) in enumerate([(0.5, 0.3), (1.0, 2.5), (0.5, 1.1), (1.0, 0.7)]):
         sampled = {"loss.label_weight": label, "loss.rationale_weights.llama": llama}
         key = f"search-seed0-{number}"

@@ -40,6 +40,23 @@ def history(client: mlflow.MlflowClient, run, name: str) -> list[tuple[int, floa
     return sorted((metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name))
 
 
+def test_figures_of_the_moment_and_tags_that_come_late_reach_the_runs_that_are_there(tmp_path, store, client):
+    experiment = study(tmp_path, store, "live")
+    write_trial(str(tmp_path / "t"), key="k", seed=3, accuracy=0.5)
+    with Tracker(experiment, output_dir=str(tmp_path), lineage={"store.llama": "half"}) as tracker:
+        tracker.watch(
+            "k", folder=str(tmp_path / "t"), name="k", config=experiment, seed=3, tags={"variant": "label_only"}
+        )
+        for second, waiting in ((2, 30.0), (4, 10.0)):
+            tracker.log_live({"overlap/waiting": waiting}, step=second)
+        tracker.finish("k")
+        tracker.retag({"store.llama": "whole"})
+    (run,) = children(client, tracker)
+    parent = client.get_run(tracker.parent_id)
+    assert history(client, parent, "overlap/waiting") == [(2, 30.0), (4, 10.0)]
+    assert parent.data.tags["store.llama"] == run.data.tags["store.llama"] == "whole"
+
+
 def test_a_trial_becomes_one_child_with_parameters_metrics_tags_and_files(tmp_path, store, client):
     experiment = study(tmp_path, store, "one-child")
     write_trial(str(tmp_path / "t"), key="k", seed=3, accuracy=0.5)

@@ -70,6 +70,8 @@ def check_capacity(experiment: Experiment, names: Collection[str] = POOLS) -> li
         room = sum(kind.count * kind.room(pool) for kind in kinds)
         shared = f", and {least} share its cores" if room < least else ""
         lines.append(f"{name} pool: {asked}{less}; {where} room for {room}{shared}")
+    if len(used) > 1 and experiment.overlaps:
+        _check_both(used, kinds)
     if "teacher" in used:
         _check_schedule(experiment)
         _check_spare(used["teacher"], sum(kind.count * kind.resources["CPU"] for kind in kinds))
@@ -199,12 +201,27 @@ def _this_machine(pools: Pools) -> NodeKind:
 def _check_schedule(experiment: Experiment) -> None:
     """Teachers that run at the same time need a worker each."""
     pools, teachers = experiment.pools, experiment.working_teachers
-    if pools.schedule == "parallel" and len(teachers) > pools.teacher.workers:
+    if pools.schedule != "sequential" and len(teachers) > pools.teacher.workers:
         workers = counted(pools.teacher.workers, "worker")
         raise UserError(
-            f"pools.schedule is parallel, but {len(teachers)} teachers would share {workers}; "
+            f"pools.schedule is {pools.schedule}, but {len(teachers)} teachers would share {workers}; "
             f"set pools.teacher.workers to at least {len(teachers)}, or pools.schedule to sequential"
         )
+
+
+def _check_both(used: Mapping[str, Pool], kinds: list[NodeKind]) -> None:
+    """With schedule overlap both pools work at the same time."""
+    wanted: Counter = Counter()
+    for pool in used.values():
+        wanted.update({name: amount * (pool.min_workers or pool.workers) for name, amount in bundle(pool).items()})
+    for name in ("CPU", "GPU"):
+        there = sum(kind.count * kind.resources[name] for kind in kinds)
+        if wanted[name] > there:
+            raise UserError(
+                f"pools.schedule is overlap, so both pools work at once and ask for {name} {wanted[name]:g}, where "
+                f"there is {there:g}; lower pools.teacher.workers or pools.student.workers, or set pools.schedule to "
+                "sequential"
+            )
 
 
 def _check_spare(teacher: Pool, cpus: float) -> None:

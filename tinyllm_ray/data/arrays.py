@@ -34,6 +34,16 @@ class Features:
     components: list[str]
     soft: SoftArrays | None = None
 
+    @property
+    def total(self) -> int:
+        """Questions of the split."""
+        return len(self.question_ids)
+
+    @cached_property
+    def trained(self) -> set[int]:
+        """Components that have any target."""
+        return set(np.unique(self.examples[:, COMPONENT]).tolist())
+
     @cached_property
     def row_starts(self) -> np.ndarray:
         """First example of each row, and the number of examples at the end; [Q + 1]."""

@@ -55,14 +55,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class FeatureInputs:
     """What features are made from; all but the questions are folders."""
 
     questions: Mapping[str, QuestionFile]
     stores: Mapping[StoreId, str]
     tokenizer_folder: str
-    router: str | None
-    judged: str | None
+    router: str | None = None
+    judged: str | None = None
 
 
 def build_features(
@@ -80,7 +80,7 @@ def build_features(
     Raises UserError where inputs or labels would be cut, choices cannot be told apart, or a store holds rows of other
     questions; the test split is held to the same rules.
     """
-    plan = _plan(experiment, questions, stores, tokenizer_folder) | {
+    plan = make_plan(experiment, questions, stores, tokenizer_folder) | {
         "router": router and router.rpartition("/")[2],
         "judged": judged and judged.rpartition("/")[2],
     }
@@ -88,7 +88,7 @@ def build_features(
     if not storage.exists(storage.join(folder, "meta.json")):
         total = sum(questions[split].rows for split in plan["questions"])
         with step("features", total=total, unit="rows") as bar:
-            _build(folder, plan, bar, _Inputs(questions, stores, tokenizer_folder, router, judged))
+            write_features(folder, plan, bar, FeatureInputs(questions, stores, tokenizer_folder, router, judged))
     for split, counts in read_meta(folder)["splits"].items():
         check_counts(counts, split, experiment)
     return folder
@@ -96,12 +96,17 @@ def build_features(
 
 def open_features(folder: str, split: str) -> Features:
     """Raises UserError where the folder is damaged."""
-    local = storage.local_folder(folder)
+    return load_arrays(folder, read_meta(folder)["plan"]["components"], below=split)
+
+
+def load_arrays(folder: str, components: list[str], *, below: str = "") -> Features:
+    """The memory-mapped arrays of a folder, or of one below it. Raises UserError where it is damaged."""
+    local = storage.local_folder(folder) / below
     try:
-        arrays = {name: np.load(local / split / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+        arrays = {name: np.load(local / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
     except (OSError, ValueError, EOFError) as error:
         raise _damaged(folder, error) from None
-    return Features(**arrays, components=read_meta(folder)["plan"]["components"], soft=open_soft(local / split))
+    return Features(**arrays, components=components, soft=open_soft(local))
 
 
 def read_meta(folder: str) -> dict[str, Any]:
@@ -119,7 +124,7 @@ def _damaged(folder: str, reason: object) -> UserError:
     return UserError(f"the features in {folder} are damaged ({reason}); remove this folder, and they are made again")
 
 
-def _plan(
+def make_plan(
     experiment: Experiment, questions: Mapping[str, QuestionFile], stores: Mapping[StoreId, str], tokenizer_folder: str
 ) -> dict[str, Any]:
     """Everything that the features depend on; its digest names their folder."""
@@ -172,7 +177,7 @@ def _answers_of(label_source: str) -> StoreId:
     return StoreId(label_source.removeprefix("teacher:"), answers=True)
 
 
-def _build(folder: str, plan: dict[str, Any], bar: Step, inputs: _Inputs) -> None:
+def write_features(folder: str, plan: dict[str, Any], bar: Step, inputs: FeatureInputs) -> None:
     """Write beside the final folder (in a temporary one for cloud storage), then move: readers see all or nothing."""
     target = storage.local_path(folder) if storage.is_local(folder) else None
     partial = target.with_name(f".tmp-{uuid.uuid4().hex}") if target else Path(tempfile.mkdtemp())
@@ -180,11 +185,11 @@ def _build(folder: str, plan: dict[str, Any], bar: Step, inputs: _Inputs) -> Non
     counts = {}
     for split in plan["questions"]:
         (partial / split).mkdir(parents=True)
-        if split == "test":  # scored and never trained on
+        if split == "test" or (split == "train" and "arrivals" in plan):  # read, and not learned from here
             found = count_scored(questions[split].path, plan, tokenizer)
             bar.advance(questions[split].rows)
         else:
-            found = _build_split(partial / split, split, plan, inputs, tokenizer, bar)
+            found = build_split(partial / split, split, plan, inputs, tokenizer, bar)
         counts[split] = {"rows": questions[split].rows, **as_plain(found, ["input", *plan["components"]])}
         log.info("features of %s: %s", split, counts[split])
     (partial / "meta.json").write_text(json.dumps({"plan": plan, "splits": counts}, indent=2))
@@ -203,8 +208,8 @@ def _build(folder: str, plan: dict[str, Any], bar: Step, inputs: _Inputs) -> Non
         assert target.is_dir()
 
 
-def _build_split(
-    folder: Path, split: str, plan: dict[str, Any], inputs: _Inputs, tokenizer: StudentTokenizer, bar: Step
+def build_split(
+    folder: Path, split: str, plan: dict[str, Any], inputs: FeatureInputs, tokenizer: StudentTokenizer, bar: Step
 ) -> Counts:
     """Write one split chunk by chunk."""
     questions, stores = inputs.questions, inputs.stores

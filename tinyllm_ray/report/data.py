@@ -17,6 +17,7 @@ from tinyllm_ray.config import UserError
 from tinyllm_ray.data import store
 from tinyllm_ray.data.quality import agreement, statistics
 from tinyllm_ray.data.questions import known_overlaps
+from tinyllm_ray.data.timeline import Timeline, newest_timeline
 from tinyllm_ray.redact import redact
 from tinyllm_ray.report.conflicts import Contradiction, OwnAnswers, find_contradictions, read_own_answers
 from tinyllm_ray.report.routers import RouterShown, read_router
@@ -86,6 +87,7 @@ class ReportData:
     own_rationales: list[dict[str, Any]] = field(default_factory=list)  # test questions with the student's texts
     contradictions: list[Contradiction] = field(default_factory=list)
     router: RouterShown | None = None  # the newest one
+    timeline: Timeline | None = None  # of both pools, where the student was trained while the teachers wrote
 
     @property
     def methods(self) -> dict[str, list[Trained]]:
@@ -151,6 +153,7 @@ def read_report(experiment: Experiment, *, output_dir: str, uri: str) -> ReportD
         _own_rationales(trials, records, teachers, questions),
         find_contradictions(conflict, texts) if conflict else [],
         read_router(output_dir, experiment, asked["train"]) if "train" in asked else None,
+        newest_timeline(output_dir),
     )
 
 

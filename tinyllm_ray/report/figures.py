@@ -12,6 +12,7 @@ from tinyllm_ray.data.quality import FLAGS
 from tinyllm_ray.report.data import ReportData, Trained
 from tinyllm_ray.report.effects import Effect, interval
 from tinyllm_ray.report.growth import draw_growth, grown
+from tinyllm_ray.report.overlap_figure import draw_pools, overlap_caption
 from tinyllm_ray.report.published import published, published_teachers
 from tinyllm_ray.report.search_figures import draw_parallel, draw_progress
 from tinyllm_ray.report.style import DARK, LIGHT, color, legend_below, log_axis, render, words
@@ -74,6 +75,9 @@ def draw_all(data: ReportData, effects: Sequence[Effect]) -> list[Figure]:
         )
         draw = partial(draw_flags, data, flags)
         add("rationale-flags", "rationales", "Flags by teacher", caption, draw, max(1.2 + 0.26 * len(flags), 2.2))
+    if data.timeline:
+        caption = overlap_caption(data.timeline)
+        add("overlap", "cost", "Both pools over time", caption, partial(draw_pools, data.timeline), 2.2)
     if any(trial.device_s for trial in data.trials):
         add(
             "time", "cost", "Seconds by stage", "Seconds of wall time, summed over trainings.", partial(draw_time, data)

@@ -77,6 +77,8 @@ def _command(run: Record) -> str:
         kind, _, teacher = tag.partition(".")
         if kind == "rationales" and ":" not in teacher:
             parts.append(f"teachers.{teacher}.store={folder}")
+    if "arrivals" in run.tags:  # the order in which the teachers' rows came
+        parts.append(f"pools.overlap.arrivals={run.tags['arrivals']}")
     return shlex.join(parts)  # quoted: a bare [0] is a pattern to zsh
 
 

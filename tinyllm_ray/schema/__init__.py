@@ -211,6 +211,15 @@ class Experiment(Section):
         return self
 
     @property
+    def overlaps(self) -> bool:
+        """Whether trainings of `run` and `train` follow teachers at work, or the recorded order of such a run.
+
+        A judge reads all that they have written, so with one nothing is trained before.
+        """
+        pools, judge = self.pools, self.rationales.judge
+        return pools.schedule == "overlap" and not judge and bool(self.working_teachers or pools.overlap.arrivals)
+
+    @property
     def working_teachers(self) -> list[Teacher]:
         """Those that write their rationales here; the others come with a store."""
         return [teacher for teacher in self.teachers if teacher.store is None]

@@ -83,6 +83,13 @@ class Search(Section):
     )
     patience_trials: int | None = Field(None, ge=1, description="stop when this many trials in a row were no better")
     max_failures: int = Field(1, ge=0, description="restarts of a crashed trial")
+    start_at_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="with pools.schedule overlap: the search starts when this share of the training questions is "
+        "ready, and all of its trials train on these alone; null: it starts when the teachers have ended",
+    )
     final_seeds: Seeds = Field([0], description="seeds over which the winner is scored on test")
     seed: Seed = Field(0, description="seed of the search's own draws")
 
@@ -111,13 +118,44 @@ class StudentPool(Pool):
     )
 
 
+class Overlap(Section):
+    window_rows: int = Field(
+        256,
+        ge=1,
+        description="questions whose rationales must all be there before training starts; the first epoch is shuffled "
+        "through a buffer of as many",
+    )
+    max_waiting_rows: int = Field(
+        16384, ge=1, description="questions that may wait to be trained; while more do, the teachers pause"
+    )
+    teacher_rate: float | None = Field(
+        None,
+        gt=0,
+        description="questions a second that the teacher pool writes rationales for, for `plan`; null: as measured in "
+        "output.dir",
+    )
+    student_rate: float | None = Field(
+        None,
+        gt=0,
+        description="questions a second that a training reads, for `plan`; null: as measured in output.dir",
+    )
+    arrivals: str | None = Field(
+        None,
+        description="folder of a run's recorded order, output.dir/arrivals/..., that is followed again in place of "
+        "teachers; null: the order is that of this run",
+    )
+
+
 class Pools(Section):
     address: str | None = Field(None, description="Ray address; null joins the job's cluster or starts a local one")
     teacher: TeacherPool = Field(TeacherPool(), description="the pool of the teachers' replicas")
     student: StudentPool = Field(StudentPool(), description="the pool of the student's DDP ranks")
-    schedule: Literal["parallel", "sequential"] = Field(
-        "sequential", description="parallel: the teachers share the pool; sequential: one works after the other"
+    schedule: Literal["parallel", "sequential", "overlap"] = Field(
+        "sequential",
+        description="parallel: the teachers share the pool; sequential: one works after the other; overlap: they share "
+        "the pool, and training starts while they write",
     )
+    overlap: Overlap = Field(Overlap(), description="what schedule overlap needs to know")
     pending_timeout_s: float = Field(
         120, gt=0, description="seconds after which a run says what a waiting worker waits for"
     )

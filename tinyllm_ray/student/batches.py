@@ -59,11 +59,12 @@ class Batch:
 def batch_rows(step: int, *, rows: int, batch_size: int, seed: int) -> np.ndarray:
     """Rows of one optimizer step (from 0): each epoch is another permutation, a step may cross into the next."""
     places = np.arange(step * batch_size, (step + 1) * batch_size)
-    return np.array([_epoch_order(seed, int(place // rows), rows)[place % rows] for place in places])
+    return np.array([epoch_order(seed, int(place // rows), rows)[place % rows] for place in places])
 
 
 @lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
+def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
+    """The permutation of an epoch (from 0); int64 [rows]."""
     return np.random.default_rng((seed, epoch)).permutation(rows)
 
 

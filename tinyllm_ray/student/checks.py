@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tinyllm_ray.config import UserError, with_overrides
-from tinyllm_ray.data.arrays import COMPONENT, Features
 from tinyllm_ray.schema import LABEL, Experiment
 
 if TYPE_CHECKING:  # the checks before a run load no torch
     import torch
+
+    from tinyllm_ray.data.arrays import Features
+    from tinyllm_ray.student.stream import Stream
 
 
 def with_shards(experiment: Experiment, ranks: int) -> Experiment:
@@ -37,13 +37,12 @@ def check_ranks(experiment: Experiment, ranks: int, *, rows: int) -> None:
         )
 
 
-def check_weights(experiment: Experiment, features: Features) -> None:
+def check_weights(experiment: Experiment, features: "Features | Stream") -> None:
     """Refuse a weight whose component has nothing to learn from."""
     loss = experiment.loss
     wanted = {"loss.label_weight": (loss.label_weight, [LABEL])}
     wanted |= {f"loss.rationale_weights.{name}": (weight, [name]) for name, weight in loss.rationale_weights.items()}
     wanted |= {f"loss.custom.{name}.weight": (term.weight, term.components or []) for name, term in loss.custom.items()}
-    trained = set(np.unique(features.examples[:, COMPONENT]))
     for key, (weight, names) in wanted.items():
         for name in names if weight else []:
             if name not in features.components:
@@ -52,7 +51,7 @@ def check_weights(experiment: Experiment, features: Features) -> None:
                     f"{key} to 0"
                 )
             chosen = name != LABEL and experiment.rationales.select != "all"  # a teacher may be chosen for no question
-            if experiment.training.steps and not chosen and features.components.index(name) not in trained:
+            if experiment.training.steps and not chosen and features.components.index(name) not in features.trained:
                 raise UserError(
                     f"{key} is {weight}, but {name} has no usable text for the train split; look at its store, "
                     f"or set {key} to 0"

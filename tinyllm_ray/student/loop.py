@@ -1,7 +1,8 @@
 """The training loop in plain PyTorch: features, a student and the `training` section in, a trained student out.
 
 A step is a function of (seed, step): its rows, their division into shards, and with them the token count of each term
-follow from the memory-mapped features without communication. Neither micro-batches nor ranks change the gradient.
+follow from the memory-mapped features, or from a stream of their parts, without communication. Neither micro-batches
+nor ranks change the gradient.
 """
 
 import math
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # a machine that only runs the step needs no Pydantic
     from transformers import PreTrainedModel
 
     from tinyllm_ray.schema import Training
+    from tinyllm_ray.student.stream import Stream
 
 BETAS = (0.9, 0.999)
 
@@ -71,6 +73,7 @@ class Hooks:
 
     on_log: Callable[[int, dict[str, float]], None]
     on_step: Callable[[int, torch.optim.Optimizer], None]
+    on_rows: Callable[[int, Features, np.ndarray], None] = lambda *_: None  # before it, with its examples
 
 
 def make_optimizer(
@@ -96,7 +99,7 @@ def learning_rate(step: int, training: "Training") -> float:
 
 def train(
     model: "PreTrainedModel",
-    features: Features,
+    source: "Features | Stream",
     *,
     training: "Training",
     terms: Sequence[Term],
@@ -121,7 +124,8 @@ def train(
         model.train()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, training) * group["times"]
-        indices = step_examples(features, step, training=training, terms=terms, seed=seed)
+        features, indices = step_batch(source, step, training=training, terms=terms, seed=seed)
+        hooks.on_rows(step + 1, features, indices)
         norm = step_gradients(
             replica, features, indices, training=training, dtype=dtype, seed=seed, step=step, totals=totals
         )
@@ -155,10 +159,20 @@ def step_examples(
     return active_examples(features, rows, used_components(terms))
 
 
-def trained_tokens(features: Features, training: "Training", terms: Sequence[Term], *, seed: int) -> int:
-    """Target tokens of the whole training; like a step, a function of the seed alone."""
-    steps = (step_examples(features, i, training=training, terms=terms, seed=seed) for i in range(training.steps))
-    return int(sum(features.examples[indices, TARGET_LENGTH].sum() for indices in steps))
+def step_batch(
+    source: "Features | Stream", step: int, *, training: "Training", terms: Sequence[Term], seed: int
+) -> tuple[Features, np.ndarray]:
+    """The same with the features that the examples are in; from a stream they hold the step's rows alone."""
+    if isinstance(source, Features):
+        return source, step_examples(source, step, training=training, terms=terms, seed=seed)
+    features, rows = source.of_step(step, batch_size=training.batch_size)
+    return features, active_examples(features, rows, used_components(terms))
+
+
+def trained_tokens(source: "Features | Stream", training: "Training", terms: Sequence[Term], *, seed: int) -> int:
+    """Target tokens of the whole training; like a step, a function of the rows and the seed alone."""
+    steps = (step_batch(source, i, training=training, terms=terms, seed=seed) for i in range(training.steps))
+    return int(sum(features.examples[indices, TARGET_LENGTH].sum() for features, indices in steps))
 
 
 def step_gradients(

@@ -12,10 +12,10 @@ from typing import Any
 from tinyllm_ray import storage
 from tinyllm_ray.cluster import pools
 from tinyllm_ray.config import UserError, validate
-from tinyllm_ray.data.features import open_features
 from tinyllm_ray.patience import begin
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student.checks import check_ranks, check_weights, with_shards
+from tinyllm_ray.student.stream import open_training
 from tinyllm_ray.student.train import Trial, read_result, run_rank
 
 REFUSAL = "refused.json"  # in the trial's folder: what a rank said, for the driver to say
@@ -24,9 +24,9 @@ REFUSAL = "refused.json"  # in the trial's folder: what a rank said, for the dri
 def run_trial_ddp(trial: Trial, *, ranks: int, report_callback: Any = None) -> dict[str, Any]:
     """Train, score and save. Within a search, `report_callback` carries the reports to Tune."""
     experiment = with_shards(validate(trial.experiment), ranks)
-    features = open_features(trial.features, "train")
-    check_ranks(experiment, ranks, rows=len(features.question_ids))
-    check_weights(experiment, features)  # here too, where the message reaches the user
+    source = open_training(trial.features, seed=trial.seed)
+    check_ranks(experiment, ranks, rows=source.total)
+    check_weights(experiment, source)  # here too, where the message reaches the user
     if read_result(trial.dir) is None:
         _fit(trial, experiment, ranks=ranks, report_callback=report_callback)
     done = read_result(trial.dir)

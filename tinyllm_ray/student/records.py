@@ -1,6 +1,8 @@
 """What a trial writes while it runs: metrics in parts, evaluations, predictions, the model folder and the result.
 
 <dir>/metrics/part-<number>-<last step>.jsonl: {"step": 20, "time": 1767225600000, "train/loss": 2.31, ...}
+<dir>/first_epoch/part-...jsonl, from a stream: {"step": 1, "time": ..., "waited_s": 0.5, "parts": 2,
+  "shards": [["q7", "q3"], ["q1"]]}
 <dir>/evaluations.json: [{"step": 200, "eval/accuracy": 0.41, ...}]
 """
 
@@ -38,36 +40,24 @@ INPUT_FORMAT = (
 )
 
 
-class Recorder:
-    """Metrics and evaluations of one trial; when it resumes, those of the steps that it repeats are removed."""
+class Lines:
+    """Rows with a step, in parts of a folder; when a trial resumes, those of the steps that it repeats are removed."""
 
     def __init__(self, folder: str, *, first_step: int) -> None:
         self.folder = folder
-        self.lines: list[dict[str, Any]] = []
-        self.flushed = time.monotonic()
-        self.evaluations = [row for row in read_evaluations(folder) if row["step"] <= first_step]
+        self.rows: list[dict[str, Any]] = []
         self.next_part = 0  # a number of its own for each part: two may hold lines of one step
-        for uri in storage.list_files(storage.join(folder, "metrics"), ".jsonl"):
+        for uri in storage.list_files(folder, ".jsonl"):
             match = PART.search(uri)
             self.next_part = max(self.next_part, int(match[1]) + 1 if match else 0)
             self._forget(uri, first_step)
 
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        self.lines.append({"step": step, "time": int(time.time() * 1000), **values})
-        if time.monotonic() - self.flushed > PART_S:
-            self.flush()
-
-    def evaluation(self, step: int, values: dict[str, float]) -> None:
-        self.metrics(step, values)
-        self.evaluations.append({"step": step, **values})
-        storage.write_json(storage.join(self.folder, "evaluations.json"), self.evaluations)
-
     def flush(self) -> None:
-        if self.lines:
-            name = f"part-{self.next_part:06d}-{self.lines[-1]['step']:09d}.jsonl"
-            storage.write_bytes(storage.join(self.folder, "metrics", name), _as_lines(self.lines))
+        if self.rows:
+            name = f"part-{self.next_part:06d}-{self.rows[-1]['step']:09d}.jsonl"
+            storage.write_bytes(storage.join(self.folder, name), _as_lines(self.rows))
             self.next_part += 1
-        self.lines, self.flushed = [], time.monotonic()
+        self.rows = []
 
     def _forget(self, uri: str, first_step: int) -> None:
         data = storage.read_bytes(uri)
@@ -77,6 +67,37 @@ class Recorder:
             storage.remove(uri)
         elif _as_lines(kept) != data:
             storage.write_bytes(uri, _as_lines(kept))
+
+
+class Recorder:
+    """Metrics, evaluations and, from a stream, the rows of the first epoch of one trial."""
+
+    def __init__(self, folder: str, *, first_step: int) -> None:
+        self.folder = folder
+        self.flushed = time.monotonic()
+        self.evaluations = [row for row in read_evaluations(folder) if row["step"] <= first_step]
+        self._metrics = Lines(storage.join(folder, "metrics"), first_step=first_step)
+        self._rows = Lines(storage.join(folder, "first_epoch"), first_step=first_step)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        self._metrics.rows.append({"step": step, "time": int(time.time() * 1000), **values})
+        if time.monotonic() - self.flushed > PART_S:
+            self.flush()
+
+    def rows(self, step: int, *, parts: int, waited_s: float, shards: list[list[str]]) -> None:
+        """Question ids by shard; how many parts of the stream were known at the step; what was waited until then."""
+        row = {"step": step, "time": int(time.time() * 1000), "waited_s": round(waited_s, 3), "parts": parts}
+        self._rows.rows.append({**row, "shards": shards})
+
+    def evaluation(self, step: int, values: dict[str, float]) -> None:
+        self.metrics(step, values)
+        self.evaluations.append({"step": step, **values})
+        storage.write_json(storage.join(self.folder, "evaluations.json"), self.evaluations)
+
+    def flush(self) -> None:
+        self._rows.flush()
+        self._metrics.flush()
+        self.flushed = time.monotonic()
 
 
 def read_evaluations(folder: str) -> list[dict[str, Any]]:

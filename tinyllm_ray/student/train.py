@@ -9,20 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import nn
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, public, validate
-from tinyllm_ray.data.arrays import Features
+from tinyllm_ray.data.arrays import ROW, Features
 from tinyllm_ray.data.features import open_features, read_meta
 from tinyllm_ray.data.questions import read_questions
 from tinyllm_ray.data.tokenizer import StudentTokenizer
 from tinyllm_ray.rows import Prediction, Question
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.student import records
-from tinyllm_ray.student.batches import shuffled_rationales
+from tinyllm_ray.student.batches import shard_examples
 from tinyllm_ray.student.checkpoint import load_newest, save_checkpoint, trained
 from tinyllm_ray.student.checks import check_dtype, check_weights, with_shards
 from tinyllm_ray.student.evaluate import evaluate, validation_losses
@@ -30,7 +31,8 @@ from tinyllm_ray.student.loop import Hooks, NotFinite, check_finite_weights, mak
 from tinyllm_ray.student.model import load_student, merge_lora, parameter_count
 from tinyllm_ray.student.objective import Term, terms_of
 from tinyllm_ray.student.predict import answering_of
-from tinyllm_ray.student.shards import rank
+from tinyllm_ray.student.shards import rank, world_size
+from tinyllm_ray.student.stream import Stream, open_training
 from tinyllm_ray.student.weighting import Weighting, weighting_of
 
 Report = Callable[[dict[str, Any]], None]
@@ -58,7 +60,7 @@ class Run:
     experiment: Experiment
     model: nn.Module
     tokenizer: StudentTokenizer
-    features: Features
+    source: Features | Stream
     terms: list[Term]
     weighting: Weighting
     recorder: records.Recorder | None  # rank 0 only
@@ -93,10 +95,14 @@ def _train(run: Run, optimizer: torch.optim.Optimizer, first_step: int, *, start
     trial, experiment = run.trial, run.experiment
     training = experiment.training
     train_started = time.time()
-    hooks = Hooks(on_log=lambda step, values: _log(run, step, values), on_step=lambda *args: _after_step(run, *args))
+    hooks = Hooks(
+        on_log=lambda step, values: _log(run, step, values),
+        on_step=lambda *args: _after_step(run, *args),
+        on_rows=lambda *args: _record_rows(run, *args),
+    )
     train(
         run.model,
-        run.features,
+        run.source,
         training=training,
         terms=run.terms,
         seed=trial.seed,
@@ -120,13 +126,12 @@ def _start(
     torch.set_num_threads(max(1, int(experiment.pools.student.cpus_per_worker)))
     model, tokenizer = load_student(experiment.student, tokenizer_folder=trial.tokenizer, seed=trial.seed)
     model.to(device)
-    features = open_features(trial.features, "train")
-    check_weights(experiment, features)
-    if experiment.training.shuffle_rationales:
-        features = shuffled_rationales(features, seed=trial.seed)
+    shuffles = experiment.training.shuffle_rationales
+    source = open_training(trial.features, seed=trial.seed, shuffle_rationales=shuffles)
+    check_weights(experiment, source)
     loss = experiment.loss
-    terms = terms_of(loss, features.components, softened=features.softened)
-    weighting = weighting_of(loss, terms, teachers=features.components[1:], device=device)
+    terms = terms_of(loss, source.components, softened=source.softened)
+    weighting = weighting_of(loss, terms, teachers=source.components[1:], device=device)
     beside = weighting.parameters()
     optimizer = make_optimizer(
         model, experiment.training, beside=beside.values(), rate_beside=loss.uncertainty_learning_rate
@@ -138,7 +143,7 @@ def _start(
         config = yaml.safe_dump(public(experiment), sort_keys=False)
         storage.write_bytes(storage.join(trial.dir, "config.yaml"), config.encode())
         recorder = records.Recorder(trial.dir, first_step=first_step)
-    run = Run(trial, experiment, model, tokenizer, features, terms, weighting, recorder, report)
+    run = Run(trial, experiment, model, tokenizer, source, terms, weighting, recorder, report)
     for row in [row for row in records.read_evaluations(trial.dir) if row["step"] <= first_step]:
         report(row)
     return run, optimizer, first_step
@@ -155,7 +160,19 @@ def read_result(folder: str) -> dict[str, Any] | None:
 
 def _log(run: Run, step: int, values: dict[str, float]) -> None:
     if run.recorder:
-        run.recorder.metrics(step, values)
+        waited = {"time/waited_s": run.source.waited_s} if isinstance(run.source, Stream) else {}
+        run.recorder.metrics(step, values | waited)
+
+
+def _record_rows(run: Run, step: int, features: Features, indices: np.ndarray) -> None:
+    """Of a stream's first epoch: the questions of each shard, and how many parts were known."""
+    batch_size, shards = run.experiment.training.batch_size, run.experiment.training.shards or world_size()
+    if not run.recorder or isinstance(run.source, Features):
+        return
+    if run.source.in_first_epoch(step - 1, batch_size=batch_size):
+        dealt = shard_examples(features, indices, shards=shards)
+        questions = [features.question_ids[np.unique(features.examples[i, ROW])].tolist() for i in dealt]
+        run.recorder.rows(step, parts=run.source.parts, waited_s=run.source.waited_s, shards=questions)
 
 
 def _after_step(run: Run, step: int, optimizer: torch.optim.Optimizer) -> None:
@@ -218,10 +235,13 @@ def _finish(run: Run, *, train_s: float, started: float) -> dict[str, Any]:
         merge_lora(run.model)
     result: dict[str, Any] = {"key": trial.key, "seed": trial.seed, "method": training.method, "steps": steps}
     result |= {"parameters": parameter_count(run.model), "device": _device_name(run.model)}
-    result["trained_tokens"] = trained_tokens(run.features, training, run.terms, seed=trial.seed)
+    result["trained_tokens"] = trained_tokens(run.source, training, run.terms, seed=trial.seed)
     meta = read_meta(trial.features)
+    counts = meta["splits"]["train"]
+    if isinstance(run.source, Stream):
+        counts = run.source.counts(steps, batch_size=training.batch_size)
     for name in ("truncated", "unknown_tokens"):
-        result |= {f"{name}/{kind}": _share(meta, name, kind) for kind in ["input", *meta["plan"]["components"]]}
+        result |= {f"{name}/{kind}": _share(counts, name, kind) for kind in ["input", *meta["plan"]["components"]]}
     for split in ("validation", "test"):
         if split == "validation" or trial.score_test:
             result |= _score(run, split)
@@ -271,10 +291,10 @@ def _score(run: Run, split: str) -> dict[str, float]:
     return {name.replace("eval/", f"{SCORE_NAMES[split]}/"): value for name, value in scores.items()}
 
 
-def _share(meta: dict[str, Any], name: str, kind: str) -> float:
+def _share(counts: dict[str, Any], name: str, kind: str) -> float:
     """Of the training texts of one kind, those that were cut or hold unknown tokens."""
-    counts = meta["splits"]["train"]
-    return counts[name][kind] / counts["total"][kind] if counts["total"][kind] else 0.0
+    total = counts["total"].get(kind, 0)
+    return counts[name].get(kind, 0) / total if total else 0.0
 
 
 def _device_name(model: nn.Module) -> str:

@@ -74,7 +74,7 @@ def generate(
             bars=bars,
             before_engines=before_engines,
         )
-        if experiment.pools.schedule == "parallel" and experiment.working_teachers:
+        if experiment.pools.schedule != "sequential" and experiment.working_teachers:
             with ThreadPoolExecutor(len(experiment.teachers)) as threads:
                 reports = list(threads.map(work, experiment.teachers))
         else:
@@ -156,6 +156,11 @@ def _count_soft_targets(report: TeacherReport, targets: Sequence[Target]) -> Non
     report.soft_rows, report.soft_bytes_per_token = rows, round(size / max(tokens, 1), 2)
 
 
+def pending_folder(output_dir: str, teacher: str) -> str:
+    """Where the prompts of a teacher lie while it works; see data/pause.py."""
+    return storage.join(output_dir, "pending", teacher)
+
+
 @dataclass(frozen=True)
 class _Work:
     """What both passes of a teacher share."""
@@ -173,7 +178,7 @@ def _fill(
     work: _Work, targets: Sequence[Target], *, prompts: Prompts, rationales: Mapping[str, str], report: TeacherReport
 ) -> tuple[Pending, Counter[str]]:
     """Let the engine make what the targets lack; returns what was pending and what failed in the end, by reason."""
-    folder = storage.join(work.output_dir, "pending", work.teacher.name)
+    folder = pending_folder(work.output_dir, work.teacher.name)
     pending = write_pending(
         targets,
         folder=folder,

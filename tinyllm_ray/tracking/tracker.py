@@ -29,7 +29,7 @@ from tinyllm_ray.tracking.lineage import environment
 from tinyllm_ray.tracking.models import Registered, register_model
 from tinyllm_ray.tracking.server import AWAY, connect, is_lasting
 from tinyllm_ray.tracking.shown import EXPERIMENT_TAGS, comparison_url, comparison_view, constants
-from tinyllm_ray.tracking.uploads import TrialUpload, advance, clean_tags, find_or_create
+from tinyllm_ray.tracking.uploads import METRICS_PER_CALL, TrialUpload, advance, clean_tags, find_or_create
 
 STOP_PATIENCE_S = 10.0  # how long a command that was stopped waits for a server that is away
 
@@ -47,6 +47,7 @@ class Tracker:
         self.lineage = clean_tags(environment() | lineage | {"output.dir": output_dir})
         self.parent_id = self._parent(experiment, output_dir)
         self.uploads: dict[str, TrialUpload] = {}
+        self._live: list[Metric] = []
         self._datasets: list[DatasetInput] = []
         self._questions: dict[str, str] = {}  # split -> question file
         self._lock = threading.Lock()
@@ -126,6 +127,21 @@ class Tracker:
         self.patiently(lambda: self._log_figures(metrics, marks))
         for path in artifacts:
             self.patiently(partial(self.client.log_artifact, self.parent_id, str(path)))
+
+    def log_live(self, metrics: dict[str, float], *, step: int) -> None:
+        """Figures of the moment, on the parent run with the next upload; `step`: seconds since the work began."""
+        now = int(time.time() * 1000)
+        self._live += [Metric(name, value, now, step) for name, value in metrics.items()]
+
+    def retag(self, lineage: dict[str, str]) -> None:
+        """Tags of all records, those that were made before included: what the stores hold once they are whole."""
+        marks = clean_tags(lineage)
+        self.lineage |= marks
+        with self._lock:
+            runs = [self.parent_id, *(upload.run_id for upload in self.uploads.values() if upload.run_id)]
+        for run_id in runs:
+            tags = [RunTag(key, value) for key, value in marks.items()]
+            self.patiently(partial(self.client.log_batch, run_id, tags=tags))
 
     def log_generation(self, reports: dict[str, dict]) -> None:
         """What the teachers did in this run; one file for each run that made something, so that none is lost."""
@@ -236,7 +252,22 @@ class Tracker:
     def _sync(self) -> bool:
         """Upload what is new; False where the server was away for some of it."""
         with self._lock:
-            return all([self._try(upload) for upload in self.uploads.values() if not upload.done])
+            return all(
+                [self._upload_live(), *(self._try(upload) for upload in self.uploads.values() if not upload.done)]
+            )
+
+    def _upload_live(self) -> bool:
+        waiting = self._live[:METRICS_PER_CALL]
+        if not waiting:
+            return True
+        try:
+            self.client.log_batch(self.parent_id, metrics=waiting)
+        except AWAY as error:
+            if not is_lasting(error):
+                return False
+            self._complain(error)
+        del self._live[: len(waiting)]
+        return not self._live
 
     def _try(self, upload: TrialUpload) -> bool:
         try:

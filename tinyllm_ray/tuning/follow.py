@@ -47,17 +47,18 @@ def follow(trainings: Mapping[str, Training], *, title: str, total: int, steps: 
 
 def read_state(folder: str) -> State:
     """From its metrics and its evaluations; a training that has not begun is at step 0."""
-    newest_first = _metric_rows(folder)
+    newest_first = metric_rows(folder)
     first = next(newest_first, {"step": 0})
     loss = next((row["train/loss"] for row in itertools.chain([first], newest_first) if "train/loss" in row), None)
     accuracies = [row["eval/accuracy"] for row in read_evaluations(folder) if "eval/accuracy" in row]
     return State(first["step"], loss, max(accuracies, default=None))
 
 
-def _metric_rows(folder: str) -> Iterator[dict[str, Any]]:
-    """The newest first; the newest part alone may hold nothing but an evaluation."""
-    for part in reversed(storage.list_files(storage.join(folder, "metrics"), ".jsonl")):
-        yield from map(json.loads, reversed(storage.read_bytes(part).splitlines()))
+def metric_rows(folder: str, *, newest_first: bool = True) -> Iterator[dict[str, Any]]:
+    """In order of steps, from either end; the newest part alone may hold nothing but an evaluation."""
+    ordered = reversed if newest_first else iter
+    for part in ordered(storage.list_files(storage.join(folder, "metrics"), ".jsonl")):
+        yield from map(json.loads, ordered(storage.read_bytes(part).splitlines()))
 
 
 def _poll(trainings: Mapping[str, Training], bar: Step, total: int, steps: int, done: threading.Event) -> None:

@@ -7,10 +7,12 @@ Out: a Training, whose trial holds values only; its folder <output_dir>/trials/<
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tinyllm_ray import storage
 from tinyllm_ray.config import digest, with_overrides
+from tinyllm_ray.data.arrivals import Arrivals
+from tinyllm_ray.data.feature_parts import can_follow
 from tinyllm_ray.data.features import build_features
 from tinyllm_ray.data.gguf import is_gguf, unpack
 from tinyllm_ray.data.questions import QuestionFile
@@ -25,6 +27,18 @@ from tinyllm_ray.student.train import Trial, read_result
 RESULT, STOPPED, FAILURE = "result.json", "stopped.json", "failure.json"
 
 
+class AtWork(Protocol):
+    """Teachers that still write; overlap.py has the one class that is."""
+
+    arrivals: Arrivals
+
+    def features(self, experiment: Experiment) -> tuple[str, str]:
+        """Tokenizer and features that grow."""
+
+    def result(self) -> dict[str, Any]:
+        """Wait until all is written."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What every training of a run reads."""
@@ -33,6 +47,7 @@ class Inputs:
     questions: dict[str, QuestionFile]  # by split
     stores: dict[StoreId, str]  # folders
     judged: str | None = None  # folder of the judge's scores, where there is a judge
+    overlap: AtWork | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,7 @@ class Training:
 
     spec: TrainingSpec
     trial: Trial
+    arrivals: str | None = None  # folder of the order that its first epoch follows; see data/arrivals.py
 
     @property
     def name(self) -> str:
@@ -89,25 +105,7 @@ def resolve(spec: TrainingSpec, inputs: Inputs) -> Training:
     Equal settings and data have an equal key on every machine.
     """
     experiment = _with_folder(with_shards(spec.experiment, spec.ranks), output_dir=inputs.output_dir)
-    tokenizer = prepare_tokenizer(
-        experiment, questions=inputs.questions, stores=inputs.stores, output_dir=inputs.output_dir
-    )
-    router = prepare_router(
-        experiment,
-        questions=inputs.questions,
-        stores=inputs.stores,
-        tokenizer_folder=tokenizer,
-        output_dir=inputs.output_dir,
-    )
-    features = build_features(
-        experiment,
-        questions=inputs.questions,
-        stores=inputs.stores,
-        tokenizer_folder=tokenizer,
-        output_dir=inputs.output_dir,
-        router=router,
-        judged=inputs.judged,
-    )
+    tokenizer, features = _read(experiment, inputs)
     matters = experiment.model_dump(mode="json", include={"student", "loss", "training", "evaluation"})
     del matters["training"]["keep_checkpoints"]  # it changes no result
     if is_gguf(spec.experiment.student.model):
@@ -124,7 +122,31 @@ def resolve(spec: TrainingSpec, inputs: Inputs) -> Training:
         score_test=spec.score_test,
     )
     storage.write_json(storage.join(trial.dir, "trial.json"), asdict(trial))
-    return Training(spec, trial)
+    followed = inputs.overlap.arrivals.folder if inputs.overlap and can_follow(experiment) else None
+    return Training(spec, trial, followed)
+
+
+def _read(experiment: Experiment, inputs: Inputs) -> tuple[str, str]:
+    """The folders of the tokenizer and of the features, which grow where the teachers still write."""
+    if inputs.overlap and can_follow(experiment):
+        return inputs.overlap.features(experiment)
+    if inputs.overlap:
+        inputs.overlap.result()  # the stores are whole then
+    questions, stores, output_dir = inputs.questions, inputs.stores, inputs.output_dir
+    tokenizer = prepare_tokenizer(experiment, questions=questions, stores=stores, output_dir=output_dir)
+    router = prepare_router(
+        experiment, questions=questions, stores=stores, tokenizer_folder=tokenizer, output_dir=output_dir
+    )
+    features = build_features(
+        experiment,
+        questions=questions,
+        stores=stores,
+        tokenizer_folder=tokenizer,
+        output_dir=output_dir,
+        router=router,
+        judged=inputs.judged,
+    )
+    return tokenizer, features
 
 
 def _with_folder(experiment: Experiment, *, output_dir: str) -> Experiment:

@@ -112,6 +112,7 @@ def watch(training: Training, tracker: "Tracker") -> None:
     spec, trial = training.spec, training.trial
     tags = {"variant": spec.variant, "ranks": str(spec.ranks)}
     tags |= {f"differs.{key}": str(value) for key, value in spec.overrides.items()}
+    tags |= {"arrivals": training.arrivals} if training.arrivals else {}
     tracker.watch(trial.key, folder=trial.dir, name=training.name, config=spec.experiment, seed=spec.seed, tags=tags)
 
 

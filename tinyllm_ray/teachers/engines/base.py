@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from tinyllm_ray import storage
+from tinyllm_ray.data.pause import wait_while_paused
 from tinyllm_ray.redact import redact_text, without_known
 from tinyllm_ray.rows import Outcome, PromptRow, schema_of, to_table
 from tinyllm_ray.schema import Pool, Prompts, Sampling, Teacher
@@ -108,7 +109,9 @@ def add_outcomes(prompts: pa.Table, outcomes: Sequence[Outcome], *, watch: "Stop
 
 
 def read_prompts(files: pa.Table) -> pa.Table:
-    """The prompt rows of a batch of the `files` dataset, which is one file."""
+    """The prompt rows of a batch of the `files` dataset, which is one file; waits while the teacher is paused."""
+    for uri in files["file"].to_pylist():
+        wait_while_paused(uri)
     table = pa.concat_tables([storage.read_table(uri) for uri in files["file"].to_pylist()])
     missing = [name for name in schema_of(PromptRow).names if name not in table.column_names]
     if missing:
