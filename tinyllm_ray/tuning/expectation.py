@@ -14,6 +14,7 @@ from itertools import pairwise
 from tinyllm_ray import storage
 from tinyllm_ray.data.arrivals import Arrivals
 from tinyllm_ray.schema import Experiment
+from tinyllm_ray.schema.base import counted
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def expect(experiment: Experiment, rates: Rates, *, rows: int) -> list[str]:
     return [
         f"overlap: the teachers write {teachers:.3g} questions/s, a training reads {student:.3g}: the {slower} the "
         "bottleneck",
-        f"overlap: {enough} teacher workers would keep the ranks busy, where {workers} "
+        f"overlap: {counted(enough, 'teacher worker')} would keep the ranks busy, where {workers} "
         f"{'is' if workers == 1 else 'are'} asked for",
         f"overlap: writing takes {writing:.0f} s and a training {training:.0f} s, so that overlap saves at most "
         f"{min(writing, training):.0f} s",
