@@ -267,7 +267,7 @@ def _top_k(plan: Mapping[str, Any], component: str) -> int | None:
 
 
 def _teachers_targets(
-    split: str, plan: Mapping[str, Any], asked: Asked, inputs: _Inputs, counts: Counts
+    split: str, plan: Mapping[str, Any], asked: Asked, inputs: FeatureInputs, counts: Counts
 ) -> dict[int, Targets]:
     """The usable rationales of each teacher, by its component."""
     chosen = plan["rationales"]
