@@ -1,61 +1,81 @@
-"""Teachers and student at work at once, and one of them is killed: nothing is written twice, nothing trained twice."""
+"""Teachers and student at work at once, and one of them is killed: nothing is written twice, nothing trained twice.
+
+The teacher writes so many rows that the training reaches its second checkpoint and not the third one, and writes the
+others when the test has killed what it wants to kill.
+"""
 
 import json
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
-from support.small_experiment import Running, finish, kill_driver, start, wait_until, write_experiment
+from support.held_teacher import BATCH as TEACHER_BATCH
+from support.held_teacher import held_teacher
+from support.small_experiment import Running, finish, kill_driver, processes_of, start, wait_until, write_experiment
 
 from tinyllm_ray import storage
 from tinyllm_ray.data import store
 from tinyllm_ray.student.stream import open_training
 
 pytestmark = [pytest.mark.engine, pytest.mark.faults]
-TRAIN, OTHER, BATCH, INTERVAL = 640, 16, 8, 5
-SLOWLY = "teachers.one.sampling.max_tokens=100"
+TRAIN, OTHER, BATCH, INTERVAL, WINDOW = 320, 16, 8, 5, 64
+REACHED = 2 * INTERVAL
+# So many questions are ready at step REACHED; up to two batches of the teacher and one small part may be incomplete.
+FREE = WINDOW + REACHED * BATCH + 2 * TEACHER_BATCH + 2 * BATCH
+assert FREE < WINDOW + (REACHED + INTERVAL) * BATCH
 SIZES = {"train": TRAIN, "validation": OTHER, "test": OTHER}
 
 
+@dataclass(frozen=True)
+class Held:
+    experiment: Path
+    go_on: threading.Event  # the teacher writes the rest
+    out: Path
+
+    def at_second_checkpoint(self) -> Running:
+        """The `train` command, when its training waits for the teacher."""
+        running = start("train", self.experiment)
+        wait_until(lambda: newest(self.out) == REACHED, running=running)
+        assert not list(self.out.glob("arrivals/*/closed.json"))
+        return running
+
+
 @pytest.fixture
-def experiment(tmp_path: Path) -> Path:
-    """Two ranks; the first epoch has 80 steps."""
-    training = {"steps": 100, "batch_size": BATCH, "eval_every_steps": 50, "checkpoint_every_steps": INTERVAL}
-    pools = {"schedule": "overlap", "overlap": {"window_rows": 64}, "student": {"workers": 2}}
-    return write_experiment(tmp_path, sizes=SIZES, training=training, pools=pools)
+def held(tmp_path: Path) -> Iterator[Held]:
+    """Two ranks; the first epoch has 40 steps."""
+    training = {"steps": 50, "batch_size": BATCH, "eval_every_steps": 25, "checkpoint_every_steps": INTERVAL}
+    pools = {"schedule": "overlap", "overlap": {"window_rows": WINDOW}, "student": {"workers": 2}}
+    with held_teacher(free=FREE) as (sections, go_on):
+        experiment = write_experiment(tmp_path, sizes=SIZES, training=training, pools=pools, **sections)
+        yield Held(experiment, go_on, tmp_path / "out")
 
 
-def test_a_rank_killed_while_the_teacher_writes_sees_the_same_rows_again(
-    experiment: Path, record_fault: Callable
-) -> None:
-    out = experiment.parent / "out"
-    running = start("train", experiment, SLOWLY)
-    wait_until(lambda: newest(out) >= 2 * INTERVAL, running=running)
-    ranks = processes(running, "RayTrainWorker")
+def test_a_rank_killed_while_the_teacher_writes_sees_the_same_rows_again(held: Held, record_fault: Callable) -> None:
+    running, out = held.at_second_checkpoint(), held.out
+    ranks = processes_of(running.process.pid, "RayTrainWorker")
     assert len(ranks) == 2
-    reached, before = newest(out), recorded(out)
-    assert not closed(out), "all was written before the rank went"
+    before = recorded(out)[:REACHED]
     ranks[1].kill()
-    seconds = wait_until(lambda: newest(out) > reached, running=running)
+    held.go_on.set()
+    seconds = wait_until(lambda: newest(out) > REACHED, running=running)
     result = finish(running)
     assert result["teacher_rows_generated"] == TRAIN + OTHER
     assert_each_row_once(out)
-    assert recorded(out)[:reached] == before[:reached]
+    assert recorded(out)[:REACHED] == before
     record_fault("rank killed while the teacher writes", rows_twice=rows_twice(out), seconds=seconds)
 
 
-def test_an_engine_killed_while_the_student_trains_costs_nothing(experiment: Path, record_fault: Callable) -> None:
-    out = experiment.parent / "out"
-    running = start("train", experiment, SLOWLY)
-    wait_until(lambda: newest(out) >= INTERVAL, running=running)
-    (engine,) = processes(running, "Seq2SeqActor")
-    assert not closed(out), "all was written before the engine went"
+def test_an_engine_killed_while_the_student_trains_costs_nothing(held: Held, record_fault: Callable) -> None:
+    running, out = held.at_second_checkpoint(), held.out
+    (engine,) = processes_of(running.process.pid, "EndpointActor")
+    there = arrived(out)
     engine.kill()
-    there = len(parts(out))
-    seconds = wait_until(lambda: len(parts(out)) > there + 1, running=running)
+    held.go_on.set()
+    seconds = wait_until(lambda: arrived(out) > there, running=running)
     result = finish(running)
     assert result["teacher_rows_generated"] == TRAIN + OTHER
     assert_each_row_once(out)
@@ -63,23 +83,21 @@ def test_an_engine_killed_while_the_student_trains_costs_nothing(experiment: Pat
 
 
 def test_a_driver_killed_with_both_pools_at_work_is_continued_by_the_same_command(
-    experiment: Path, record_fault: Callable
+    held: Held, record_fault: Callable
 ) -> None:
-    out = experiment.parent / "out"
-    running = start("train", experiment, SLOWLY)
-    wait_until(lambda: newest(out) >= 2 * INTERVAL, running=running)
-    assert not closed(out), "all was written before the driver went"
+    running, out = held.at_second_checkpoint(), held.out
     kill_driver(running.process)
-    reached, before, stored = newest(out), recorded(out), rows_stored(out)
-    assert 0 < stored < TRAIN
+    before, stored = recorded(out)[:REACHED], rows_stored(out)
+    assert WINDOW + REACHED * BATCH <= stored <= FREE
+    held.go_on.set()
     began = time.monotonic()
-    again = start("train", experiment, SLOWLY)
-    wait_until(lambda: newest(out) > reached, running=again)
+    again = start("train", held.experiment)
+    wait_until(lambda: newest(out) > REACHED, running=again)
     seconds = time.monotonic() - began
     result = finish(again)
     assert result["teacher_rows_generated"] == TRAIN + OTHER - stored
     assert_each_row_once(out)
-    assert recorded(out)[:reached] == before[:reached]
+    assert recorded(out)[:REACHED] == before
     record_fault("driver killed with both pools at work", rows_twice=rows_twice(out), seconds=seconds)
 
 
@@ -118,8 +136,8 @@ def newest(out: Path) -> int:
     return max((int(path.parent.name) for path in out.glob("trials/*/checkpoints/*/state.json")), default=0)
 
 
-def closed(out: Path) -> bool:
-    return bool(list(out.glob("arrivals/*/closed.json")))
+def arrived(out: Path) -> int:
+    return len(list(out.glob("arrivals/*/parts/*/part.json")))
 
 
 def parts(out: Path) -> list[str]:
@@ -137,8 +155,3 @@ def rows_stored(out: Path) -> int:
 
 def rows_twice(out: Path) -> int:
     return sum(store.count_twice(store_folder(out), split) for split in ("train", "validation"))
-
-
-def processes(running: Running, name: str) -> list[psutil.Process]:
-    children = psutil.Process(running.process.pid).children(recursive=True)
-    return [process for process in children if name in " ".join(process.cmdline())]

@@ -19,10 +19,11 @@ from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.data.tokenizer import StudentTokenizer
 from tinyllm_ray.data.vocabulary import difference, vocabulary_digest
 from tinyllm_ray.student.batches import collate, shuffled_rationales
-from tinyllm_ray.student.loop import make_replica, new_totals, step_gradients
+from tinyllm_ray.student.loop import make_replica, step_gradients
 from tinyllm_ray.student.model import load_student, prepare_tokenizer
 from tinyllm_ray.student.objective import terms_of
 from tinyllm_ray.student.packed import decoder_start, target_logits
+from tinyllm_ray.student.totals import new_totals
 from tinyllm_ray.student.train import run_trial
 from tinyllm_ray.tuning.methods import apply_method
 

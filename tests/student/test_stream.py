@@ -20,10 +20,11 @@ from tinyllm_ray.data.arrivals import Arrivals, Awaited, Collector
 from tinyllm_ray.data.features import build_features, open_features
 from tinyllm_ray.schema import Training
 from tinyllm_ray.student.batches import batch_rows, epoch_order
-from tinyllm_ray.student.loop import make_replica, new_totals, step_batch, step_gradients
+from tinyllm_ray.student.loop import make_replica, step_batch, step_gradients
 from tinyllm_ray.student.model import load_student, prepare_tokenizer
 from tinyllm_ray.student.objective import terms_of
 from tinyllm_ray.student.stream import Shuffle, open_training
+from tinyllm_ray.student.totals import new_totals
 from tinyllm_ray.student.train import Trial, run_trial
 
 ROWS, WINDOW, BATCH = 40, 12, 8

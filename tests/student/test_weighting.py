@@ -15,9 +15,10 @@ from tinyllm_ray.config import UserError
 from tinyllm_ray.data.features import open_features
 from tinyllm_ray.schema import Loss, Training
 from tinyllm_ray.student.batches import pack
-from tinyllm_ray.student.loop import make_optimizer, make_replica, new_totals, step_examples, step_gradients
+from tinyllm_ray.student.loop import make_optimizer, make_replica, step_examples, step_gradients
 from tinyllm_ray.student.model import load_student
 from tinyllm_ray.student.objective import Term
+from tinyllm_ray.student.totals import new_totals
 from tinyllm_ray.student.train import run_trial
 from tinyllm_ray.student.weighting import LOG_SCALES, SCORES, fixed, weighting_of
 from tinyllm_ray.tuning.space import check_search

@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,9 @@ def connect(pools: Pools, *, log_dir: str, dashboard: bool = False) -> Connectio
     started = not ray.is_initialized() and cluster_address(pools) is None
     if started:
         _set_environment(pools)  # the dashboard's host is loopback by Ray's default
+        local = {"address": "local", "include_dashboard": dashboard, **local_node(pools), **_QUIET}
         with _silent_stderr(), _own_signals():
-            ray.init(address="local", include_dashboard=dashboard, **local_node(pools), **_QUIET)
+            _in_lasting_thread(lambda: ray.init(**local))
     elif not ray.is_initialized():
         join(pools)
     _log_to_file(log_dir)
@@ -167,6 +169,27 @@ def _set_environment(pools: Pools) -> None:
     node was lost Ray still counts it, and sees only at the end of the wait that fewer ranks can be placed."""
     wanted = _ENVIRONMENT | {_START_TIMEOUT: "600" if pools.student.min_workers is None else "45"}
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
+
+
+def _in_lasting_thread(start: Callable[[], Any]) -> None:
+    """Start Ray in a thread that lives as long as the process: Linux kills Ray's processes with the thread that
+    started them, because Ray asks for it (PR_SET_PDEATHSIG). Raises what `start` raises."""
+    if threading.current_thread() is threading.main_thread():
+        start()
+        return
+    started: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            start()
+        except BaseException as error:  # noqa: BLE001 - who waits for the start raises it
+            started.set_exception(error)
+            return
+        started.set_result(None)
+        threading.Event().wait()
+
+    threading.Thread(target=work, name="ray", daemon=True).start()
+    started.result()
 
 
 @contextlib.contextmanager

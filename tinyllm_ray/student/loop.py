@@ -6,7 +6,6 @@ nor ranks change the gradient.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from tinyllm_ray.student.batches import (
 from tinyllm_ray.student.objective import StudentLoss, Term, term_sums, token_counts, used_components
 from tinyllm_ray.student.packed import compile_student, decoder_start, target_logits
 from tinyllm_ray.student.shards import GradientSum, gather_rows, rank, shards_of, tree_sum, world_size
+from tinyllm_ray.student.totals import Totals, means, metrics, new_totals
 from tinyllm_ray.student.weighting import Weighting, fixed
 
 if TYPE_CHECKING:  # a machine that only runs the step needs no Pydantic
@@ -40,20 +40,6 @@ BETAS = (0.9, 0.999)
 
 class NotFinite(RuntimeError):
     """The loss, its gradient or the weights are not numbers any more; nothing of it has been saved."""
-
-
-@dataclass
-class Totals:
-    """What is summed up between two log lines, over all ranks."""
-
-    sums: torch.Tensor  # float64 [T]: token losses of each term
-    tokens: np.ndarray  # int64 [T]
-    weights: np.ndarray  # float64 [T]: of the terms, one step after another
-    trained: int = 0  # target tokens
-    processed: int = 0
-    real: int = 0
-    steps: int = 0
-    started: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -134,7 +120,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         done = step + 1
         if done % training.log_every_steps == 0 or done == training.steps:
-            hooks.on_log(done, _metrics(totals, replica, norm, learning_rate(step, training)))
+            hooks.on_log(done, metrics(totals, replica.weighting, norm, learning_rate(step, training)))
             totals = new_totals(terms)
         hooks.on_step(done, optimizer)
 
@@ -204,7 +190,7 @@ def step_gradients(
             replica.gradients.put_aside(shard)
     replica.gradients.finish()
     *sums, real, processed = tree_sum(gather_rows(rows)).tolist()
-    replica.weighting.set_gradient(_means(sums, counts))
+    replica.weighting.set_gradient(means(sums, counts))
     totals.sums += torch.tensor(sums, dtype=torch.float64)
     totals.tokens += counts
     totals.weights += weights
@@ -251,17 +237,13 @@ def _mean_scores(
             for part in its_parts:
                 batch = collate(features, part, decoder_start=decoder_start(replica.model)).to(rows.device)
                 rows[shard] += term_sums(target_logits(replica.model, batch), batch, terms)
-    return _means(tree_sum(gather_rows(rows)).tolist(), counts)
+    return means(tree_sum(gather_rows(rows)).tolist(), counts)
 
 
 def _rows(replica: Replica, *, columns: int) -> torch.Tensor:
     """What each shard's sums are written to; float64 [shards, columns]."""
     device = next(replica.model.parameters()).device
     return torch.zeros(replica.gradients.shards, columns, dtype=torch.float64, device=device)
-
-
-def _means(sums: Sequence[float], counts: Sequence[int]) -> list[float | None]:
-    return [total / count if count else None for total, count in zip(sums, counts, strict=True)]
 
 
 def _backward(
@@ -299,12 +281,6 @@ def seed_generators(seed: int, step: int, shard: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence((seed, step, shard)).generate_state(1, np.uint64)[0] >> 1))
 
 
-def new_totals(terms: Sequence[Term]) -> Totals:
-    count = len(terms)
-    sums, tokens, weights = torch.zeros(count, dtype=torch.float64), np.zeros(count, np.int64), np.zeros(count)
-    return Totals(sums, tokens, weights, started=time.perf_counter())
-
-
 def _positions(batch: Batch) -> tuple[int, int]:
     """Real positions, and those that attention computes with its groups' padding; all else runs on real ones only."""
     real = len(batch.source) + (0 if batch.decoder_input is None else len(batch.decoder_input))
@@ -328,21 +304,3 @@ def _check_finite(norm: torch.Tensor, totals: Totals, features: Features, indice
         f"batch: {', '.join(features.question_ids[rows].tolist())}. Lower training.learning_rate or use student.dtype "
         "float32"
     )
-
-
-def _metrics(totals: Totals, replica: Replica, norm: torch.Tensor, rate: float) -> dict[str, float]:
-    """Means over the steps since the last log line."""
-    names = [term.name for term in replica.terms]
-    found = zip(names, _means(totals.sums.tolist(), totals.tokens.tolist()), strict=True)
-    means = {name: mean for name, mean in found if mean is not None}
-    weights = dict(zip(names, (totals.weights / totals.steps).tolist(), strict=True))
-    return {
-        "train/loss": sum(weights[name] * mean for name, mean in means.items()),
-        **{f"train/loss/{name}": mean for name, mean in means.items()},
-        **({f"train/weight/{name}": weight for name, weight in weights.items()} if replica.weighting.varies else {}),
-        "train/learning_rate": rate,
-        "train/gradient_norm": norm.item(),
-        "time/step_ms": 1000 * (time.perf_counter() - totals.started) / totals.steps,
-        "tokens/real_share": totals.real / max(1, totals.processed),
-        "tokens/trained": float(totals.trained),
-    }
