@@ -21,8 +21,8 @@ def test_every_metric_of_a_trial_that_is_killed_once_is_in_mlflow(seed, tmp_path
     upload = TrialUpload("key", folder, "name", experiment, seed=0, tags={"variant": "tinyllm"})
     tags = {"mlflow.parentRunId": client.create_run(experiment_id).info.run_id, "command": "tinyllm-ray run x.yaml"}
     wanted = {(step, name): step + NAMES.index(name) / 10 for step in range(1, 25) for name in NAMES}
-    wanted = {key: value for key, value in wanted.items() if chance.random() < 0.6}
     checkpoint, killed = 10, 17
+    wanted = {key: value for key, value in wanted.items() if key[0] == checkpoint or chance.random() < 0.6}
     for first, last in ((0, killed), (checkpoint, 24)):
         recorder = records.Recorder(folder, first_step=first)
         for step, name in sorted(key for key in wanted if first < key[0] <= last):
