@@ -186,10 +186,9 @@ class Overlap:
         """Start tasks for parts that have no features yet, and close where all are there."""
         import ray
 
-        done, features.tasks = (
-            ray.wait(features.tasks, num_returns=len(features.tasks), timeout=0) if features.tasks else ([], [])
-        )
-        ray.get(done)
+        if features.tasks:  # asked for nothing, Ray would start another one
+            done, features.tasks = ray.wait(features.tasks, num_returns=len(features.tasks), timeout=0)
+            ray.get(done)
         while len(features.tasks) < TASKS_AT_ONCE and self.arrivals.there(features.next):
             if not feature_parts.is_built(features.folder, features.next):
                 self._connect()
