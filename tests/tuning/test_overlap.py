@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import ray
 from support.tiny_teachers import experiment, question_files
 
 from tinyllm_ray.config import UserError, with_overrides
@@ -11,7 +12,7 @@ from tinyllm_ray.data.pause import PAUSED
 from tinyllm_ray.data.questions import read_questions
 from tinyllm_ray.rows import Rationale
 from tinyllm_ray.tuning.live import Progress
-from tinyllm_ray.tuning.overlap import Overlap, arrivals_folder
+from tinyllm_ray.tuning.overlap import Growing, Overlap, arrivals_folder
 
 ROWS = 40
 
@@ -116,3 +117,9 @@ def test_what_ended_the_teachers_ends_who_waits_for_the_first_rows(tmp_path: Pat
     )
     with stopped, pytest.raises(UserError, match="its engine does not start"):
         stopped.wait_for_window()
+
+
+def test_features_that_have_no_work_under_way_start_no_ray(held: Held) -> None:
+    """As in a command that continues, while the teachers' thread starts one."""
+    held.overlap._build(Growing(str(held.folder / "features"), "tokenizer"))
+    assert not ray.is_initialized()
