@@ -31,6 +31,7 @@ from tinyllm_ray.data import store
 IN_ADDRESS = "DATA_PLACE"  # an environment variable that the address of the question files names
 SIZES = {"train": 24, "validation": 8, "test": 8}
 TRAINING = {"steps": 4, "batch_size": 4, "eval_every_steps": 4, "checkpoint_every_steps": 2, "log_every_steps": 1}
+LABEL_ONLY = [f"loss.rationale_weights.{name}=0" for name in ("one", "two")]
 WHOLE = len(PLACES)
 
 
@@ -45,7 +46,7 @@ def fuzz_real_run(number: int, *, seed: int, folder: Path) -> Counts:
     try:
         with _files_behind_http(folder) as address, server(partial(_answer, variables)) as (url, _):
             path = _write(folder, secrets, address=address, url=url)
-            commands = [["run"]] if number >= WHOLE else [["generate"], ["train", "loss.rationale_weights.two=0"]]
+            commands = [["run"]] if number >= WHOLE else [["generate"], ["train", *LABEL_ONLY]]
             commands += [["plan", refused(secrets[place])] for place, refused in REFUSED.items()]
             said = {" ".join(words[:1]): "" for words in commands} | {"process titles": ""}
             for name, *overrides in commands:

@@ -154,7 +154,7 @@ def test_the_runs_of_a_training_job_that_is_stopped_are_killed_and_finished_when
     job = {"entrypoint": f"python jobs/train.py {inside}", "runtime_env": {"working_dir": folder}}
     first = jobs.submit_job(**job)
     wait_until(lambda: list(tmp_path.glob("out/trials/*/checkpoints/*")) or ended(jobs, first))
-    wait_until(lambda: statuses(tmp_path) == ["RUNNING", "RUNNING"] or ended(jobs, first), timeout_s=60)
+    wait_until(lambda: statuses(tmp_path) == ["RUNNING", "RUNNING"] or ended(jobs, first))
     assert not ended(jobs, first), jobs.get_job_logs(first)
     jobs.stop_job(first)
     wait_until(lambda: ended(jobs, first))

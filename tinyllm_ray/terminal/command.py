@@ -58,8 +58,12 @@ def _print_fault(kind: type[BaseException], error: BaseException, trace: Traceba
 
 
 def _stop(number: int, _: object) -> None:
+    """A signal may come in the middle of a print, which takes no second one, so this writes to the descriptor."""
     ends = sys.argv[1:2] in (["submit"], ["serve"])  # what still runs is said by `submit` itself
-    _fail("stopped" if ends else "stopped; the same command continues from here", 128 + number)
+    message = "stopped" if ends else "stopped; the same command continues from here"
+    os.write(sys.stderr.fileno(), f"{message}\n".encode())
+    OUTPUT.write_error(message)
+    sys.exit(128 + number)
 
 
 def _fail(message: str, code: int) -> None:

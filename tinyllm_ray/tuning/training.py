@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tinyllm_ray import storage
-from tinyllm_ray.config import digest, with_overrides
+from tinyllm_ray.config import digest, public, with_overrides
 from tinyllm_ray.data.arrivals import Arrivals
 from tinyllm_ray.data.feature_parts import can_follow
 from tinyllm_ray.data.features import build_features
@@ -121,7 +121,7 @@ def resolve(spec: TrainingSpec, inputs: Inputs) -> Training:
         dir=_folder(inputs.output_dir, key),
         score_test=spec.score_test,
     )
-    storage.write_json(storage.join(trial.dir, "trial.json"), asdict(trial))
+    storage.write_json(storage.join(trial.dir, "trial.json"), asdict(trial) | {"experiment": public(experiment)})
     followed = inputs.overlap.arrivals.folder if inputs.overlap and can_follow(experiment) else None
     return Training(spec, trial, followed)
 
