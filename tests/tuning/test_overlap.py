@@ -1,5 +1,6 @@
 """The driver's side of an overlap without Ray: who is held back, what a search may start with."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tinyllm_ray.data.pause import PAUSED
 from tinyllm_ray.data.questions import read_questions
 from tinyllm_ray.rows import Rationale
 from tinyllm_ray.tuning.live import Progress
-from tinyllm_ray.tuning.overlap import Growing, Overlap, arrivals_folder
+from tinyllm_ray.tuning.overlap import LOOK_AT_TRAININGS_S, LOOK_S, Growing, Overlap, arrivals_folder
 
 ROWS = 40
 
@@ -123,3 +124,22 @@ def test_features_that_have_no_work_under_way_start_no_ray(held: Held) -> None:
     """As in a command that continues, while the teachers' thread starts one."""
     held.overlap._build(Growing(str(held.folder / "features"), "tokenizer"))
     assert not ray.is_initialized()
+
+
+def test_the_line_of_both_pools_ends_when_the_teachers_have_ended_and_all_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held, logged = Held(tmp_path), []
+    held.overlap.log = lambda figures, second: logged.append(figures)
+    held.overlap.progress = lambda: Progress(ROWS, 1.0, 100.0, ended=False)
+    with held.overlap:
+        held.write("north", 0, ROWS)
+        held.write("south", 0, ROWS)
+        said, until = "", time.monotonic() + 60
+        while "both pools: 40/40 rows" not in said and time.monotonic() < until:
+            said += capsys.readouterr().err
+            time.sleep(0.05)
+        seen = len(logged)
+        time.sleep(LOOK_AT_TRAININGS_S + 2 * LOOK_S)
+    assert "done in" in said
+    assert len(logged) == seen and logged[-1]["overlap/trained"] == ROWS

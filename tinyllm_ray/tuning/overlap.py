@@ -157,14 +157,17 @@ class Overlap:
         self._ended.set()
 
     def _follow(self) -> None:
-        """Look at the stores, build features, hold the teachers back and show both pools, until the context ends."""
+        """Look at the stores and build features until the context ends; show both pools while both have work."""
         rows = self.questions["train"].rows
         try:
-            with step("both pools", total=rows, unit="rows") as bar:
-                live = Live(rows=rows)
-                while not self._leaving.wait(LOOK_S):
-                    self._step()
-                    self._look(live, bar)
+            if self._writes_new:
+                with step("both pools", total=rows, unit="rows") as bar:
+                    live = Live(rows=rows)
+                    while not live.over and not self._leaving.wait(LOOK_S):
+                        self._step()
+                        self._look(live, bar)
+            while not self._leaving.wait(LOOK_S):
+                self._step()
         except BaseException as error:  # noqa: BLE001 - as above
             self._error = self._error or error
             self._stop()
@@ -217,20 +220,19 @@ class Overlap:
         self._looked_at = time.monotonic()
         progress = self.progress()
         self.hold_back(self.collector, progress)
-        at_work = [name for name, at in self.collector.stores.items() if at.grows]
-        resting = self._ended.is_set() or self._paused == set(at_work)
-        counts = self.collector.counts
+        counts, ended = self.collector.counts, self._ended.is_set()
+        resting = ended or not self._working() - self._paused
         note = live.look(
             counts, ready=self.collector.written, tokens=self.collector.tokens, resting=resting, progress=progress
         )
+        live.over = ended and (live.trained >= self.collector.written or bool(progress and progress.ended))
         bar.set(live.trained, note=note)
         self.log(live.figures, int(time.monotonic() - live.began))
         self._keep_times(resting)
 
     def hold_back(self, collector: Collector, progress: Progress | None) -> None:
         """Pause who is too far ahead of the foremost training; the slowest teacher only if whole rows wait."""
-        rows, counts = self.questions["train"].rows, collector.counts
-        working = {name: count for name, count in counts.items() if collector.stores[name].grows and count < rows}
+        working = {name: collector.counts[name] for name in self._working()}
         ahead: set[str] = set()
         if progress and not progress.ended and not self._ended.is_set():
             most = progress.rows + self.experiment.pools.overlap.max_waiting_rows
@@ -242,6 +244,12 @@ class Overlap:
         for name in ahead:
             pause(storage.join(self.output_dir, "pending", name))
         self._paused = ahead
+
+    def _working(self) -> set[str]:
+        """Teachers that have rows to write."""
+        assert self.collector
+        rows, at = self.questions["train"].rows, self.collector.stores
+        return {name for name, count in self.collector.counts.items() if at[name].grows and count < rows}
 
     def _known_times(self) -> dict[str, list[list[float]]]:
         """Those of earlier runs, and the beginning of this one."""
