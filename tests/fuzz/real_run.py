@@ -27,6 +27,7 @@ from support.fake_endpoint import Reply, chat, server
 from support.small_experiment import COMMAND, write_experiment
 
 from tinyllm_ray.data import store
+from tinyllm_ray.rows import Rationale
 
 IN_ADDRESS = "DATA_PLACE"  # an environment variable that the address of the question files names
 SIZES = {"train": 24, "validation": 8, "test": 8}
@@ -97,7 +98,21 @@ def _write(folder: Path, secrets: dict[str, str], *, address: str, url: str) -> 
         "splits": {split: f"{address}/{split}.jsonl?sig=${{{IN_ADDRESS}}}" for split in SIZES},
     }
     path.write_text(yaml.safe_dump(raw))
+    _fill(known["store"], folder / "train.jsonl")
     return path
+
+
+def _fill(folder: str, questions: Path) -> None:
+    """A rationale for every question of the file, so that there is something to learn from this teacher."""
+    ids = [json.loads(line)["question_id"] for line in questions.read_text().splitlines()]
+    text: dict[str, Any] = {
+        "sample": 0,
+        "rationale": "It floats since it is light.",
+        "predicted_answer": "",
+        "finish_reason": "stop",
+    }
+    counts: dict[str, Any] = {"failure": "", "dropped_examples": 0, "input_tokens": 9, "output_tokens": 8}
+    store.append(folder, "train", [Rationale(name, name, **text, **counts) for name in ids])
 
 
 @contextlib.contextmanager
