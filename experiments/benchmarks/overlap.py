@@ -3,9 +3,10 @@
     python experiments/benchmarks/overlap.py --json
     python experiments/benchmarks/overlap.py --parts slow_student slow_teacher --seconds 60
 
-`real`: vLLM and the transformers engine on the miniature, with as many steps as make both sides equally long, and
-`--seeds` trainings each way. `slow_teacher` and `slow_student`: an engine and a loss that sleep, so that one side takes
-a quarter of the other, which takes `--seconds`. The miniature's own teachers are trained before anything is timed.
+`real`: vLLM and the transformers engine on a larger miniature, one epoch of a student that takes about as long as the
+writing, once each way. `accuracy`: the miniature as it is, `--seeds` trainings each way. `slow_teacher` and
+`slow_student`: an engine and a loss that sleep, so that one side takes a quarter of the other, which takes `--seconds`.
+The miniature's own teachers are trained before anything is timed.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from tinyllm_ray.data.timeline import covered_s, newest_timeline
 from tinyllm_ray.schema import Experiment
 from tinyllm_ray.session import Session
 
-PARTS = ("real", "slow_teacher", "slow_student")
+PARTS = ("real", "accuracy", "slow_teacher", "slow_student")
 QUANTILE = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t, 97.5%, by trainings
 ENGINE, LOSS = "slow_sides:Engine", "slow_sides:slow_loss"
 
@@ -41,9 +42,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--experiment", default="experiments/miniature.yaml")
-    parser.add_argument("--samples", type=int, default=16, help="rationales per question and teacher of the real part")
-    parser.add_argument("--seeds", type=int, default=5, help="trainings each way of the real part")
-    parser.add_argument("--seconds", type=float, default=300, help="of the longer side of the simulated parts")
+    parser.add_argument("--questions", type=int, default=14_000, help="of the real part, at most 15,350")
+    parser.add_argument("--samples", type=int, default=6, help="rationales per question and teacher of the real part")
+    parser.add_argument("--width", type=int, default=96, help="of the real part's student: both sides equally long")
+    parser.add_argument("--seeds", type=int, default=5, help="trainings each way of the part accuracy")
+    parser.add_argument("--seconds", type=float, default=600, help="of the longer side of the simulated parts")
     parser.add_argument("--output", default=None, help="folder to work in; default: a new one")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -54,9 +57,13 @@ def main() -> None:
         "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine()},
         "versions": {name: version(name) for name in ("ray", "torch", "transformers")},
     }
-    base = prepare(arguments, folder)
+    base = benchmark_experiment(arguments.experiment, folder)
     if "real" in arguments.parts:
-        result["real"] = real(base, folder, seeds=list(range(arguments.seeds)))
+        student = {"width": arguments.width, "layers": 2, "heads": 4, "ff_width": 2 * arguments.width, "dropout": 0.0}
+        sizes = {"questions": arguments.questions, "samples": arguments.samples}
+        result["real"] = real(base, folder / "real", **sizes, student=student)
+    if "accuracy" in arguments.parts:
+        result["accuracy"] = accuracy(base, folder / "accuracy", seeds=list(range(arguments.seeds)))
     for part, (teacher_s, student_s) in {"slow_teacher": (1.0, 0.25), "slow_student": (0.25, 1.0)}.items():
         if part in arguments.parts:
             sides = teacher_s * arguments.seconds, student_s * arguments.seconds
@@ -64,45 +71,61 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def prepare(arguments: argparse.Namespace, folder: Path) -> Experiment:
+def prepare(base: Experiment, folder: Path) -> Experiment:
     """The miniature with its teachers made; each measured way copies them."""
     from tinyllm_ray.generation import prepare_miniature
 
-    changes = {
-        "output.dir": str(folder / "made"),
-        "training.log_every_steps": 1,
-        "training.eval_every_steps": 10_000,
-        "training.checkpoint_every_steps": 10_000,
-        "evaluation.student_rationales": 0,
-        "prompts.rationale_splits": ["train"],
-        "tracking.register_champion": False,
-    }
-    experiment = load_experiment(arguments.experiment, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
-    several = {"samples_per_question": arguments.samples, "sampling.temperature": 0.7, "batch_size": 64}
-    experiment = with_overrides(experiment, {f"teachers.{key}": value for key, value in several.items()})
-    experiment = with_overrides(
-        experiment, {"pools.teacher": {"workers": 2, "cpus_per_worker": 0.4}, "pools.student.workers": 1}
-    )
+    experiment = moved_to(base, folder / "made")
     with Session(experiment, say=say) as session:
         assert session.questions
         prepare_miniature(session)
     return experiment
 
 
-def real(base: Experiment, folder: Path, *, seeds: list[int]) -> dict[str, Any]:
-    """Sequential first, which says how many steps take as long as the writing; then the overlap."""
-    short = with_overrides(base, {"training.steps": 200, "seeds": [0]})
-    first = measure(short, folder / "calibration", schedule="parallel")
-    steps = max(200, round(200 * first["writing_s"] / first["training_s"]))
-    balanced = with_overrides(base, {"training.steps": steps, "seeds": seeds[:1], "training.warmup_steps": 50})
-    one_after_the_other = measure(balanced, folder / "sequential", schedule="parallel")
-    overlap = measure(balanced, folder / "overlap", schedule="overlap")
-    every = with_overrides(balanced, {"seeds": seeds})
+def benchmark_experiment(path: str, folder: Path) -> Experiment:
+    """Of every part: two engines share the teachers' core, one rank has the student's."""
+    changes = {
+        "output.dir": str(folder / "base"),
+        "training.log_every_steps": 1,
+        "training.eval_every_steps": 10_000,
+        "training.checkpoint_every_steps": 10_000,
+        "evaluation.student_rationales": 0,
+        "prompts.rationale_splits": ["train"],
+        "tracking.register_champion": False,
+        "search.space": {},
+        "pools.teacher.workers": 2,
+        "pools.teacher.cpus_per_worker": 0.4,
+        "pools.student.workers": 1,
+        "seeds": [0],
+    }
+    return load_experiment(path, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+
+
+def real(base: Experiment, folder: Path, *, questions: int, samples: int, student: dict[str, Any]) -> dict[str, Any]:
+    """One epoch over a world so large that engines and ranks start in a small share of the time."""
+    sizes = base.dataset.miniature
+    entities = math.ceil((questions + sizes.validation + sizes.test) / sizes.attributes)
+    changes = {
+        "dataset.miniature": {**sizes.model_dump(), "entities": entities, "train": questions},
+        "student": {**base.student.model_dump(), "model": "balanced", "from_scratch": {"balanced": student}},
+        "training.steps": math.ceil(questions / base.training.batch_size),
+    }
+    several = {"samples_per_question": samples, "sampling.temperature": 0.7, "batch_size": 64}
+    larger = with_overrides(base, changes | {f"teachers.{key}": value for key, value in several.items()})
+    made = prepare(larger, folder)
+    sequential = measure(made, folder / "sequential", schedule="parallel")
+    overlap = measure(made, folder / "overlap", schedule="overlap")
+    return compare(sequential, overlap) | {"steps": larger.training.steps}
+
+
+def accuracy(base: Experiment, folder: Path, *, seeds: list[int]) -> dict[str, Any]:
+    """The miniature as it is, so that the student learns it; rows arrive in windows of 32."""
+    made = prepare(with_overrides(base, {"seeds": seeds, "pools.overlap.window_rows": 32}), folder)
     scores = [
-        train_again(every, folder / way, schedule=schedule)
+        train_seeds(made, folder / way, schedule=schedule)
         for way, schedule in (("sequential", "parallel"), ("overlap", "overlap"))
     ]
-    return compare(one_after_the_other, overlap) | {"steps": steps} | paired(*scores)
+    return paired(*scores)
 
 
 def simulated(base: Experiment, folder: Path, teacher_s: float, student_s: float) -> dict[str, Any]:
@@ -115,7 +138,8 @@ def simulated(base: Experiment, folder: Path, teacher_s: float, student_s: float
     raw["loss"] = {"custom": {"sleep": {"path": LOSS, "weight": 1e-6}}}
     raw["pools"] |= {"overlap": {"window_rows": 16}, "teacher": {"workers": 1, "cpus_per_worker": 0.4}}
     os.environ["SLOW_STEP_S"] = str(student_s / steps)
-    experiment = with_overrides(type(base).model_validate(raw), {"training.steps": steps})
+    one_row_a_step = {"training.steps": steps, "training.batch_size": 1}
+    experiment = prepare(with_overrides(type(base).model_validate(raw), one_row_a_step), folder)
     overlap = measure(experiment, folder, schedule="overlap")
     longer = max(overlap["writing_s"], overlap["training_s"])
     return {"wall_share": overlap["wall_s"] / longer, "longer_side_s": longer, **overlap}
@@ -123,18 +147,12 @@ def simulated(base: Experiment, folder: Path, teacher_s: float, student_s: float
 
 def measure(experiment: Experiment, folder: Path, *, schedule: str) -> dict[str, Any]:
     """One way from no rationale to a trained student: seconds in all, of each side, and to the first step."""
-    made = Path(str(experiment.output.dir))
-    shutil.copytree(made / "miniature", folder / "miniature", dirs_exist_ok=True)
-    moved = type(experiment).model_validate_json(experiment.model_dump_json().replace(str(made), str(folder)))
-    with two_raylets() as address:
-        moved = with_overrides(moved, {"pools.address": address, "pools.schedule": schedule})
-        with Session(moved, say=say) as session:
-            assert session.questions
-            began = time.time()
-            generated = {} if schedule == "overlap" else stages.generate(session)
-            written = time.time()
-            done = stages.train(session)
-            ended = time.time()
+    with at_work(experiment, folder, schedule) as session:
+        began = time.time()
+        generated = {} if schedule == "overlap" else stages.generate(session)
+        written = time.time()
+        done = stages.train(session)
+        ended = time.time()
     end = done["trials"][0]
     times = first_times(folder)
     found = {"wall_s": ended - began, "first_step_s": min(times) - began, "training_s": end["train_s"]}
@@ -152,14 +170,30 @@ def measure(experiment: Experiment, folder: Path, *, schedule: str) -> dict[str,
     return found
 
 
-def train_again(experiment: Experiment, folder: Path, *, schedule: str) -> list[float]:
-    """Test accuracies of all seeds, from the stores and the order that are there."""
-    made = str(experiment.output.dir)
-    moved = type(experiment).model_validate_json(experiment.model_dump_json().replace(made, str(folder)))
+def train_seeds(experiment: Experiment, folder: Path, *, schedule: str) -> list[float]:
+    """Test accuracies of all seeds; in an overlap those after the first read the order of arrival that there is."""
+    with at_work(experiment, folder, schedule) as session:
+        if schedule != "overlap":
+            stages.generate(session)
+        return [end["test/accuracy"] for end in stages.train(session)["trials"]]
+
+
+def moved_to(experiment: Experiment, folder: Path) -> Experiment:
+    """The same experiment with everything of it in another folder."""
+    return type(experiment).model_validate_json(
+        experiment.model_dump_json().replace(str(experiment.output.dir), str(folder))
+    )
+
+
+@contextmanager
+def at_work(made: Experiment, folder: Path, schedule: str) -> Iterator[Session]:
+    """A session of its own on two raylets, with a copy of the miniature's teachers."""
+    shutil.copytree(f"{made.output.dir}/miniature", folder / "miniature", dirs_exist_ok=True)
     with two_raylets() as address:
-        moved = with_overrides(moved, {"pools.address": address, "pools.schedule": schedule})
-        with Session(moved, say=say) as session:
-            return [end["test/accuracy"] for end in stages.train(session)["trials"]]
+        pools = {"pools.address": address, "pools.schedule": schedule}
+        with Session(with_overrides(moved_to(made, folder), pools), say=say) as session:
+            assert session.questions
+            yield session
 
 
 def compare(sequential: dict[str, Any], overlap: dict[str, Any]) -> dict[str, Any]:
