@@ -4,8 +4,6 @@ In: a Session and the command that is to run. Out: a line for each thing that wa
 every mistake that was found. `plan`, `run`, `submit` and the other commands call it first.
 """
 
-import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,14 +14,13 @@ from tinyllm_ray.cluster.connect import check_output
 from tinyllm_ray.config import UserError, output_dir
 from tinyllm_ray.data import store
 from tinyllm_ray.data.arrivals import Arrivals
-from tinyllm_ray.data.gguf import is_gguf, unpack
 from tinyllm_ray.data.judging import load_judge_prompt
 from tinyllm_ray.data.vocabulary import difference, meet, vocabulary_digest
 from tinyllm_ray.outside import load_outside
-from tinyllm_ray.schema import Choice, Experiment, Grid, Student, Teacher
+from tinyllm_ray.schema import Choice, Experiment, Grid, Teacher
 from tinyllm_ray.schema.base import counted
 from tinyllm_ray.session import Session
-from tinyllm_ray.student.checks import check_ranks
+from tinyllm_ray.student.checks import check_model, check_ranks, check_student
 from tinyllm_ray.teachers.manifest import rationale_store
 from tinyllm_ray.tracking.address import tracking_uri, wait_for_answer
 from tinyllm_ray.tuning.methods import ablation, apply_method, comparison
@@ -179,7 +176,7 @@ def _router(session: Session, command: str) -> Iterator[str]:
     if "router" not in (experiment.rationales.select, *searched) and command != "ablate":
         yield "none"
     elif encoder:
-        yield _check_model("rationales.router.encoder", encoder)
+        yield check_model("rationales.router.encoder", encoder)
     else:
         made_here = experiment.student.model in experiment.student.from_scratch
         yield "reads the words of the questions" if made_here else "reads the questions with student.model's encoder"
@@ -257,52 +254,6 @@ def _tracking(session: Session, command: str) -> Iterator[str]:
 def _pools(session: Session, command: str) -> Iterator[str]:
     both = command == "train" and session.experiment.overlaps
     yield from check_capacity(session.experiment, POOLS if both else POOLS_OF.get(command, ("student",)))
-
-
-def check_student(student: Student, *, output_dir: str) -> str:
-    """What kind of student it is. Raises UserError where it cannot be found; only a .gguf file's weights are read."""
-    if student.model in student.from_scratch:
-        made = student.from_scratch[student.model]
-        if made.width % made.heads:
-            raise UserError(
-                f"student.from_scratch.{student.model}: width {made.width} cannot be shared by {made.heads} heads; "
-                "make it a multiple"
-            )
-        return f"{student.model}, made from scratch"
-    if is_gguf(student.model):
-        return f"{student.model}, unpacked to {unpack(student.model, key='student.model', output_dir=output_dir)}"
-    made_here = f", nor a name under student.from_scratch ({', '.join(sorted(student.from_scratch)) or 'none'})"
-    return _check_model("student.model", student.model, revision=student.revision, nor=made_here)
-
-
-def _check_model(key: str, model: str, *, revision: str | None = None, nor: str = "") -> str:
-    """A folder, or a model of the hub. `nor`: what else it might have been."""
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        _check_model_folder(key, folder)
-        return str(folder)
-    if model.startswith(("/", ".", "~")) or model.count("/") > 1:
-        raise UserError(f"{key}: there is no folder {folder}")
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
-        from huggingface_hub import try_to_load_from_cache
-
-        if not isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str):
-            raise UserError(
-                f"{key} {model!r} is neither a folder{nor}, nor a model in the hub's cache (HF_HUB_OFFLINE is 1, so "
-                "the hub is not asked)"
-            )
-    return f"{model} of the hub"
-
-
-def _check_model_folder(key: str, folder: Path) -> None:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{key}: {folder} holds no readable config.json: {error}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{key}: {folder / 'config.json'} holds no JSON object")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{key}: {folder} holds no weights (*.safetensors)")
 
 
 def _number_formats(session: Session, command: str) -> Iterator[str]:

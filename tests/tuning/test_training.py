@@ -9,8 +9,8 @@ from support.tiny_gguf import save_both
 from support.tiny_teachers import experiment, question_files
 
 from tinyllm_ray import storage
-from tinyllm_ray.checks import check_student
 from tinyllm_ray.config import UserError, with_overrides
+from tinyllm_ray.student.checks import check_student
 from tinyllm_ray.student.records import read_evaluations
 from tinyllm_ray.student.train import run_trial
 from tinyllm_ray.tuning.training import Inputs, Training, TrainingSpec, resolve

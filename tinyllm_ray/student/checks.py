@@ -1,9 +1,13 @@
 """What would make a training pointless or impossible: UserError with the key to change."""
 
+import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyllm_ray.config import UserError, with_overrides
-from tinyllm_ray.schema import LABEL, Experiment
+from tinyllm_ray.data.gguf import is_gguf, unpack
+from tinyllm_ray.schema import LABEL, Experiment, Student
 
 if TYPE_CHECKING:  # the checks before a run load no torch
     import torch
@@ -65,3 +69,49 @@ def check_dtype(dtype: str, device: "torch.device") -> None:
         raise UserError(
             f"student.dtype bfloat16: {torch.cuda.get_device_name(device)} does not compute in it; use float32"
         )
+
+
+def check_student(student: Student, *, output_dir: str) -> str:
+    """What kind of student it is. Raises UserError where it cannot be found; only a .gguf file's weights are read."""
+    if student.model in student.from_scratch:
+        made = student.from_scratch[student.model]
+        if made.width % made.heads:
+            raise UserError(
+                f"student.from_scratch.{student.model}: width {made.width} cannot be shared by {made.heads} heads; "
+                "make it a multiple"
+            )
+        return f"{student.model}, made from scratch"
+    if is_gguf(student.model):
+        return f"{student.model}, unpacked to {unpack(student.model, key='student.model', output_dir=output_dir)}"
+    made_here = f", nor a name under student.from_scratch ({', '.join(sorted(student.from_scratch)) or 'none'})"
+    return check_model("student.model", student.model, revision=student.revision, nor=made_here)
+
+
+def check_model(key: str, model: str, *, revision: str | None = None, nor: str = "") -> str:
+    """A folder, or a model of the hub. `nor`: what else it might have been."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        _check_model_folder(key, folder)
+        return str(folder)
+    if model.startswith(("/", ".", "~")) or model.count("/") > 1:
+        raise UserError(f"{key}: there is no folder {folder}")
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        from huggingface_hub import try_to_load_from_cache
+
+        if not isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str):
+            raise UserError(
+                f"{key} {model!r} is neither a folder{nor}, nor a model in the hub's cache (HF_HUB_OFFLINE is 1, so "
+                "the hub is not asked)"
+            )
+    return f"{model} of the hub"
+
+
+def _check_model_folder(key: str, folder: Path) -> None:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{key}: {folder} holds no readable config.json: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{key}: {folder / 'config.json'} holds no JSON object")
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{key}: {folder} holds no weights (*.safetensors)")
