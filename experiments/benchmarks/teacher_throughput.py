@@ -28,6 +28,7 @@ PARTS = {  # part -> the ways it needs
     "transformers": ("vllm_natural", "transformers"),
     "prefix": ("prefix",),
     "seq2seq": ("seq2seq",),
+    "seq2seq_many": ("seq2seq_many",),
 }
 ONE_CORE = ("raw_vllm_one_core", "ours_one_core", "prefix")
 IN_TURN = ("raw_vllm", "raw_vllm_one_core", "ours", "ours_one_engine", "ours_one_core", "ray_data_llm")
@@ -39,7 +40,8 @@ def main() -> None:
         "--rows",
         type=int,
         default=2048,
-        help="rows; half with example sets and on one core, a quarter against transformers, an eighth for seq2seq",
+        help="rows; half with example sets and on one core, a quarter against transformers, an eighth for seq2seq, and "
+        "all for seq2seq_many",
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -120,8 +122,11 @@ def _ratios(results: dict[str, dict]) -> dict[str, float | None]:
             f"seq2seq_vs_fixed{suffix}": ratio(
                 ("seq2seq", f"{kind}ours_rows_per_second"), ("seq2seq", f"{kind}fixed_rows_per_second")
             )
-            for kind, suffix in (("", ""), ("long_", "_long"), ("forced_", "_forced"))
+            for kind, suffix in (("", ""), ("spread_", "_spread"), ("long_", "_long"), ("forced_", "_forced"))
         },
+        "seq2seq_vs_fixed_many": ratio(
+            ("seq2seq_many", "ours_rows_per_second"), ("seq2seq_many", "fixed_rows_per_second")
+        ),
     }
 
 

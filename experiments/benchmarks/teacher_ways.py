@@ -9,12 +9,13 @@ import sys
 import time
 from typing import Any
 
+from encoder_decoder import seq2seq, seq2seq_many
 from teacher_parts import (
     CORES,
     MAX_TOKENS,
     MEAN_TOKENS,
+    PHASES,
     TOKENS,
-    file_batch,
     make_experiment,
     make_teacher,
     question_files,
@@ -34,7 +35,7 @@ def models(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     from throughput_models import make_models, make_questions
 
     texts = make_questions(folder, MANY * rows)
-    return make_models(folder, texts, mean_tokens=MEAN_TOKENS)
+    return make_models(folder, texts, mean_tokens=MEAN_TOKENS, phases=PHASES)
 
 
 def raw_vllm(folder: str, rows: int, repeats: int) -> dict[str, Any]:
@@ -225,49 +226,6 @@ def prefix(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     return results
 
 
-def seq2seq(folder: str, rows: int, repeats: int) -> dict[str, Any]:
-    """Our encoder-decoder actor against the plain way: batches of 8 in file order, padded to the batch's longest.
-
-    Rationales stop by themselves, after 23 tokens in the mean and, for `long`, after 42; `forced` ones all have 64.
-    """
-    import torch
-    from transformers import AutoModelForSeq2SeqLM
-
-    from tinyllm_ray.schema import Seq2SeqSettings
-    from tinyllm_ray.teachers.engines.seq2seq import Seq2SeqActor
-
-    rows //= 8
-    results: dict[str, Any] = {}
-    for kind, name in (("", "stopping_t5"), ("long_", "stopping_long_t5"), ("forced_", "t5")):
-        teacher = make_teacher(folder, name)
-        files, _ = write_prompts(folder, name, rows, examples=2)
-        settings = Seq2SeqSettings(type="seq2seq")
-        engine = Seq2SeqActor(teacher=teacher, settings=settings, gpu=False, log_file=None)
-        plain = AutoModelForSeq2SeqLM.from_pretrained(teacher.model, dtype=torch.float32).eval()
-        ids = [row for file in files for row in read_column(file, "prompt_ids")]
-        speeds: dict[str, list[float]] = {"ours": [], "fixed": []}
-        for _ in range(repeats):
-            began = time.perf_counter()
-            tables = [engine(file_batch(file)) for file in files]
-            speeds["ours"].append(rows / (time.perf_counter() - began))
-            results[f"{kind}mean_tokens"] = sum(sum(table["output_tokens"].to_pylist()) for table in tables) / rows
-            began, written = time.perf_counter(), 0
-            for start in range(0, rows, 8):
-                inputs = engine._tokenizer.pad({"input_ids": ids[start : start + 8]}, return_tensors="pt")
-                with torch.inference_mode():
-                    made = plain.generate(
-                        **inputs,
-                        max_new_tokens=teacher.sampling.max_tokens,
-                        do_sample=teacher.sampling.temperature > 0,
-                        top_k=0,
-                    )
-                written += int((made[:, 1:] != 0).sum())
-            speeds["fixed"].append(rows / (time.perf_counter() - began))
-            results[f"{kind}fixed_mean_tokens"] = written / rows
-        results |= {f"{kind}{way}_rows_per_second": values for way, values in speeds.items()}
-    return results
-
-
 WAYS = {
     way.__name__: way
     for way in (
@@ -282,6 +240,7 @@ WAYS = {
         transformers,
         prefix,
         seq2seq,
+        seq2seq_many,
     )
 }
 

@@ -45,8 +45,11 @@ def make_questions(folder: str, rows: int) -> list[str]:
     return [" ".join([row["question"], *row["choices"]]) for row in table]
 
 
-def make_models(folder: str, texts: list[str], *, mean_tokens: dict[str, int]) -> dict[str, Any]:
-    """`llama` and `t5` never stop; those of `mean_tokens` stop by themselves after so many tokens in the mean."""
+def make_models(
+    folder: str, texts: list[str], *, mean_tokens: dict[str, int], phases: dict[str, int]
+) -> dict[str, Any]:
+    """`llama` and `t5` never stop; those of `mean_tokens` stop by themselves after so many tokens in the mean, the sum
+    of as many steps of chance as `phases` says, else of one."""
     torch.manual_seed(0)
     tokenizer = _tokenizer(texts)
     llama, t5 = _llama(), _t5()
@@ -57,7 +60,7 @@ def make_models(folder: str, texts: list[str], *, mean_tokens: dict[str, int]) -
         source = tokenizer(texts[:16], padding=True, return_tensors="pt")["input_ids"]  # [B, S]
         for name, mean in mean_tokens.items():
             model = t5 if name.endswith("t5") else llama
-            _stop_after(model, mean, source)
+            _stop_after(model, mean, source, phases=phases.get(name, 1))
             model.save_pretrained(f"{folder}/{name}")
     for name in ("llama", "t5", *mean_tokens):
         tokenizer.save_pretrained(f"{folder}/{name}")
@@ -83,8 +86,9 @@ def _llama() -> LlamaForCausalLM:
 
 
 def _t5() -> T5ForConditionalGeneration:
-    """FLAN-T5-small's shape, since a model that fits in a CPU's cache hides what a batch costs."""
-    return T5ForConditionalGeneration(
+    """FLAN-T5-small's shape, since a model that fits in a CPU's cache hides what a batch costs. Like its output layer,
+    this one's is no embedding."""
+    model = T5ForConditionalGeneration(
         T5Config(
             vocab_size=32128,
             d_model=512,
@@ -98,31 +102,43 @@ def _t5() -> T5ForConditionalGeneration:
             eos_token_id=EOS,
             decoder_start_token_id=PAD,
         )
-    ).eval()
+    )
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    return model.eval()
 
 
-def _stop_after(model: Any, mean_tokens: int, source: torch.Tensor) -> None:
-    """Give the end token a chance of 1 / mean_tokens at each step of sampling at temperature 1.
+def _stop_after(model: Any, mean_tokens: int, source: torch.Tensor, *, phases: int) -> None:
+    """Let sampling at temperature 1 end a text with a chance of `phases` / mean_tokens at each step of its last phase.
 
-    Channel 0 of the decoder's residual stream is held at a constant, which the end token's row of the output layer
-    reads as a bias; the other logits are made near zero. `source` [B, S] are token ids to measure it on.
+    A text goes through the phases, each a share of the vocabulary, and passes on to the next with that same chance: its
+    length is negative binomial, with a standard deviation of sqrt((1 - phases / mean) / phases) of the mean. Channel k
+    of the decoder's residual stream is held at 1 by the tokens of phase k, and the output layer reads it as a bias;
+    the other logits are made near zero. `source` [B, S] are token ids to measure it on.
     """
     made = torch.randint(3, VOCABULARY, (len(source), 32))  # [B, T]
     for name, module in model.named_modules():
         if name.endswith((".o", ".wo", ".o_proj", ".down_proj")):
-            module.weight[0] = 0
-    embedding, head = model.get_input_embeddings().weight, model.lm_head.weight  # one tensor in T5
-    head[:, 1:] *= 0.02 / head[3:, 1:].std()
-    head[:, 0] = head[EOS] = 0
-    embedding[:, 0] = 1
+            module.weight[:phases] = 0
+    embedding, head = model.get_input_embeddings().weight, model.lm_head.weight
+    head[:, phases:] *= 0.02 / head[3:VOCABULARY, phases:].std()
+    head[:, :phases] = head[EOS] = 0
+    phase = torch.arange(len(embedding)) % phases
+    phase[:3] = 0
+    embedding[:, :phases] = torch.nn.functional.one_hot(phase, phases).float()
     if model.config.is_encoder_decoder:
         logits = model(input_ids=source, decoder_input_ids=made).logits
         states = model.decoder(input_ids=made, encoder_hidden_states=model.encoder(input_ids=source)[0])[0]  # [B, T, D]
     else:
         logits, states = model(input_ids=made).logits, model.model(input_ids=made)[0]
-    others, bias = logits[..., :VOCABULARY].logsumexp(-1).mean(), states[..., 0].mean()
-    head[EOS, 0] = (others - math.log(mean_tokens - 1)) / bias
-    head[VOCABULARY:, 0] = -100 / bias  # the tokenizer has no such tokens
+    others = logits[..., :VOCABULARY].logsumexp(-1).mean() - math.log(phases)  # of a phase's tokens
+    held = states[..., :phases].sum(-1).mean()
+    pass_on = -math.log(mean_tokens / phases - 1)  # against staying
+    phase[:3], phase[VOCABULARY:] = -1, -1  # the tokenizer has no tokens behind its vocabulary
+    for k in range(phases):
+        head[:, k] = -100 / held
+        head[phase == k, k] = 0
+        head[phase == k + 1, k] = pass_on / held
+    head[EOS, phases - 1] = (others + pass_on) / held
 
 
 def _tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:

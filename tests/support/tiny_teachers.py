@@ -85,6 +85,53 @@ def save_t5(folder: Path) -> str:
     return str(folder)
 
 
+def save_stopping_t5(folder: Path) -> str:
+    """A T5 whose greedy texts end after different numbers of tokens, where a penalty of 50 keeps them from repeats."""
+    from transformers import T5ForConditionalGeneration
+
+    save_t5(folder)
+    made = T5ForConditionalGeneration.from_pretrained(folder).eval()
+    ids = torch.randint(3, 300, (8, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        made.shared.weight *= 0.1
+        states = made(input_ids=ids, decoder_input_ids=ids, output_hidden_states=True).decoder_hidden_states[-1]
+        mean = states.mean((0, 1))  # [D]
+        made.shared.weight[1] = 0.35 * mean / mean.norm()  # the end token's
+    made.save_pretrained(folder)
+    return str(folder)
+
+
+def save_bart(folder: Path) -> str:
+    """A BART, whose positions are absolute. Its generation config forces the first token and forbids repeats."""
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=320,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_position_embeddings=64,
+        init_std=0.2,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+        decoder_start_token_id=1,
+        forced_eos_token_id=None,
+    )
+    model = BartForConditionalGeneration(config)
+    model.final_logits_bias[0, 1] = 2.5  # the end token's
+    model.generation_config.forced_bos_token_id = 2
+    model.generation_config.no_repeat_ngram_size = 2
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return str(folder)
+
+
 def questions(count: int) -> list[Question]:
     made = []
     for i in range(count):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from support.tiny_teachers import save_t5
+from support.tiny_teachers import save_stopping_t5
 from transformers import T5ForConditionalGeneration
 
 from tinyllm_ray import storage
@@ -13,6 +13,7 @@ from tinyllm_ray.teachers.engines.base import cut_at_stop
 from tinyllm_ray.teachers.engines.seq2seq import Seq2SeqActor, batches_by_tokens
 
 PAD, END, TOKENS, ROWS = 0, 1, 24, 40
+DTYPES = torch.float32, torch.float64
 EXACT = {"dtype": "float64"}  # no two tokens are as likely as each other
 
 
@@ -34,17 +35,7 @@ def test_a_text_ends_before_the_first_stop_text() -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A T5 whose greedy texts end after different numbers of tokens; a penalty keeps it from repeating itself."""
-    folder = save_t5(tmp_path_factory.mktemp("t5") / "t5")
-    made = T5ForConditionalGeneration.from_pretrained(folder).eval()
-    ids = torch.randint(3, 300, (8, 9), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        made.shared.weight *= 0.1
-        states = made(input_ids=ids, decoder_input_ids=ids, output_hidden_states=True).decoder_hidden_states[-1]
-        mean = states.mean((0, 1))  # [D]
-        made.shared.weight[END] = 0.35 * mean / mean.norm()
-    made.save_pretrained(folder)
-    return folder
+    return save_stopping_t5(tmp_path_factory.mktemp("t5") / "t5")
 
 
 def prompts(folder: Path) -> tuple[pa.Table, list[list[int]]]:
@@ -121,3 +112,18 @@ def test_soft_targets_are_the_models_own_log_probabilities_of_the_tokens_that_wr
         assert row["top_ids"] == top.flatten().tolist()
         torch.testing.assert_close(torch.tensor(row["top_logprobs"]), values.flatten().float(), rtol=2**-11, atol=1e-6)
     assert any(row["token_ids"][-1] == END for row, _ in soft)
+
+
+def test_float32_weights_in_onednns_order_are_as_exact_as_in_pytorchs(model: str) -> None:
+    """Both are rounded, each in its own order of sums; neither is four times as far from float64 as the other."""
+    settings = Seq2SeqSettings(type="seq2seq")
+    teacher = Teacher(name="t", model=model, engine=settings)
+    laid_out = Seq2SeqActor(teacher=teacher, settings=settings, gpu=False, log_file=None)._model
+    ids = torch.randint(3, 300, (8, 9), generator=torch.Generator().manual_seed(0))
+    plain, exact = (T5ForConditionalGeneration.from_pretrained(model, dtype=dtype).eval() for dtype in DTYPES)
+    with torch.inference_mode():
+        mine, theirs, truth = (it(input_ids=ids, decoder_input_ids=ids).logits for it in (laid_out, plain, exact))
+    error, plain_error = (mine - truth).abs().max(), (theirs - truth).abs().max()
+    assert plain_error / 4 < error < 4 * plain_error
+    if torch.backends.mkldnn.is_available():
+        assert not isinstance(laid_out.lm_head, torch.nn.Linear)
