@@ -70,9 +70,8 @@ real: setup
 	$(if $(SHORT),,$(BIN)/python experiments/benchmarks/in_context.py | tee outputs/smollm2/in_context.txt;) \
 	TINYLLM_REAL=outputs/smollm2$(if $(SHORT),-short) $(BIN)/python -m pytest -q tests/real
 
-bench: setup
-	@mkdir -p outputs/benchmarks
-	@for name in teacher_throughput student_step ranks search_cost scale; do $(BIN)/python experiments/benchmarks/$$name.py --json | tail -n 1 | tee outputs/benchmarks/$$name.json; done
+bench: setup  ## one table; goes on where it was. AGAIN=1 measures what is known, BUSY=1 also on a machine that others use
+	@$(BIN)/python experiments/benchmarks/bench.py $(if $(AGAIN),--again) $(if $(BUSY),--busy)
 
 ui: setup
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(CURDIR)/outputs/miniature/mlflow/mlflow.db

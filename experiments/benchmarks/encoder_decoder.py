@@ -21,16 +21,16 @@ KINDS = {  # the teacher of each kind
 
 
 def seq2seq(folder: str, rows: int, repeats: int) -> dict[str, Any]:
-    """An eighth of the rows, the ways in turn."""
+    """The rows once a repeat, the ways in turn."""
     results: dict[str, Any] = {}
     for kind, name in KINDS.items():
-        files, _ = write_prompts(folder, name, rows // 8, examples=2)
+        files, _ = write_prompts(folder, name, rows, examples=2)
         results |= {f"{kind}{key}": value for key, value in _Ways(folder, name).compare([files] * repeats).items()}
     return results
 
 
 def seq2seq_many(folder: str, rows: int, repeats: int) -> dict[str, Any]:
-    """All rows once, at FLAN-T5's spread of lengths; the ways take turns at each file."""
+    """The rows once, at FLAN-T5's spread of lengths; the ways take turns at each file."""
     files, _ = write_prompts(folder, "spread_t5", rows, examples=2)
     return _Ways(folder, "spread_t5").compare([[file] for file in files])
 

@@ -1,66 +1,70 @@
 """Whether the number of ranks changes a bit, and what that costs.
 
-    python experiments/benchmarks/ranks.py --json
+    python experiments/benchmarks/ranks.py
 
 Bits: sha256 of weights and optimizer state after 12 steps with dropout in four shards, on one to four ranks (gloo, one
 thread each), and on four ranks that become three after the sixth step. Speed, on a student of FLAN-T5-small's shape:
 two ranks with two shards against DistributedDataParallel as it comes, and one rank with two shards against one; both
 ways take turns in the same processes, and each figure is the median of the turns' ratios. Scoring: seconds to rank the
-choices of 256 questions on one rank over those on two, whose scores must be equal to the bit.
+choices of 256 questions on one rank over those on two, by turns, whose scores must be equal to the bit.
 """
 
 import argparse
 import copy
+import functools
 import hashlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import measuring
+import student_parts
+import student_shapes
 import torch
 import torch.distributed as dist
 import transformers
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-import student_parts  # noqa: E402
-import student_step  # noqa: E402
-
-from tinyllm_ray.student import loop  # noqa: E402
-from tinyllm_ray.student.evaluate import choice_scores  # noqa: E402
-from tinyllm_ray.student.objective import StudentLoss  # noqa: E402
+from tinyllm_ray.student import loop
+from tinyllm_ray.student.evaluate import choice_scores
+from tinyllm_ray.student.objective import StudentLoss
 
 SHARDS, STEPS, CHANGE_AT, SCORED = 4, 12, 6, 256
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="only the result, on one line")
-    parser.add_argument("--repeats", type=int, default=10, help="turns of each way that are timed")
+    parser = measuring.make_parser(__doc__)
+    parser.add_argument(
+        "--repeats", type=int, default=6, help="turns of each way that are timed; half of it in scoring"
+    )
     parser.add_argument("--process", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.process:
         run_process(json.loads(arguments.process))
         return
+    parts: dict[str, Callable[[str], dict[str, Any]]] = {
+        "bits": train_bits,
+        "two_ranks": lambda folder: compare(folder, "two_ranks_vs_plain_ddp", 2, arguments.repeats),
+        "two_shards": lambda folder: compare(folder, "one_rank_two_shards_vs_one", 1, arguments.repeats),
+        "scoring": lambda folder: compare_scoring(folder, max(1, arguments.repeats // 2)),
+    }
+    in_folders = {name: functools.partial(_in_folder, part) for name, part in parts.items()}
+    sys.exit(measuring.measure(in_folders, arguments))
+
+
+def _in_folder(part: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        bits = train_bits(folder)
-        speed = {
-            "two_ranks_vs_plain_ddp": compare(folder, 2, arguments.repeats),
-            "one_rank_two_shards_vs_one": compare(folder, 1, arguments.repeats),
-            "scoring": compare_scoring(folder),
-        }
-    result = {**student_step.about(), "sha256": bits, "equal": len(set(bits.values())) == 1, **speed}
-    print(json.dumps(result, indent=None if arguments.json else 2))
+        return part(folder)
 
 
-def train_bits(folder: str) -> dict[str, str]:
+def train_bits(folder: str) -> dict[str, Any]:
     """The digest of each way to run the same steps; all ranks of a way must have the same."""
     whole = {"first_step": 0, "last_step": STEPS}
     jobs = [{"name": f"{ranks} rank{'s' * (ranks > 1)}", "ranks": ranks, **whole} for ranks in (1, 2, 3, 4)]
@@ -69,29 +73,33 @@ def train_bits(folder: str) -> dict[str, str]:
     found = run_group(folder, 4, jobs)
     for other in found[1:]:
         assert all(found[0][name] == digest for name, digest in other.items()), "the weights of the ranks differ"
-    return {name: digest for name, digest in found[0].items() if name}
+    digests = {name: digest for name, digest in found[0].items() if name}
+    others = sum(digest != digests["1 rank"] for digest in digests.values())
+    return {"figures": {"different_digests": measuring.figure([others])}, "sha256": digests}
 
 
-def compare(folder: str, ranks: int, repeats: int) -> dict[str, Any]:
-    """Time of ours over that of the other way, and the seconds of both."""
+def compare(folder: str, name: str, ranks: int, repeats: int) -> dict[str, Any]:
+    """Time of ours over that of the other way, by the clock and of the processor, which counts no other work."""
     turns = run_group(folder, ranks, [{"name": "turns", "ranks": ranks, "repeats": repeats}])[0]["turns"]
     wall, processor = ([ours[i] / other[i] for ours, other in turns] for i in range(2))
-    return {
-        "time_ratio": round(statistics.median(wall), 4),
-        "range": [round(min(wall), 4), round(max(wall), 4)],
-        "processor_time_ratio": round(statistics.median(processor), 4),  # other work on the machine does not count
-        "step_s": [round(statistics.median(way[0] for way in ways), 4) for ways in zip(*turns, strict=True)],
-        "n": len(wall),
-    }
+    figures = {f"{name}_time": measuring.figure(wall), f"{name}_processor_time": measuring.figure(processor)}
+    return {"figures": figures, "step_s_ours_and_other": [[ours[0], other[0]] for ours, other in turns]}
 
 
-def compare_scoring(folder: str) -> dict[str, Any]:
+def compare_scoring(folder: str, repeats: int) -> dict[str, Any]:
     student_parts.prepare_scoring(folder, SCORED)
-    one, two = {"name": "one", "ranks": 1, "scoring": True}, {"name": "two", "ranks": 2, "scoring": True}
-    found = run_group(folder, 2, [one, two])[0]
-    assert found["one"]["sha256"] == found["two"]["sha256"], "the scores differ"
-    seconds = {ranks: found[ranks]["seconds"] for ranks in ("one", "two")}
-    return {"speedup_of_two_ranks": round(seconds["one"] / seconds["two"], 3), "seconds": seconds, "equal": True}
+    jobs = [
+        {"name": f"{name} {turn}", "ranks": ranks, "scoring": True}
+        for turn in range(repeats)
+        for name, ranks in (("one", 1), ("two", 2))
+    ]
+    found = run_group(folder, 2, jobs)[0]
+    assert len({scored["sha256"] for scored in found.values()}) == 1, "the scores differ"
+    one, two = ([found[f"{name} {turn}"]["seconds"] for turn in range(repeats)] for name in ("one", "two"))
+    return {
+        "figures": {"scoring_speedup_of_two_ranks": measuring.ratios(one, two)},
+        "seconds": {"one": one, "two": two},
+    }
 
 
 def run_group(folder: str, count: int, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -128,12 +136,12 @@ def run_process(given: dict[str, Any]) -> None:
 
 def weights_after(job: dict[str, Any], saved: Path) -> str:
     """sha256 after the job's steps, of a small student with dropout."""
-    features, settings = student_step.drawn_features(256), student_step.training(16)
+    features, settings = student_shapes.drawn_features(256), student_shapes.training(16)
     more = {"shards": SHARDS, "steps": job["last_step"], "warmup_steps": 0, "schedule": "constant"}
     more |= {"log_every_steps": STEPS, "gradient_checkpointing": False, "compile": False, "learning_rate": 1e-3}
     training = SimpleNamespace(**vars(settings) | more)
     torch.manual_seed(0)
-    special = {"vocab_size": student_step.VOCABULARY, "pad_token_id": 0, "decoder_start_token_id": 0}
+    special = {"vocab_size": student_shapes.VOCABULARY, "pad_token_id": 0, "decoder_start_token_id": 0}
     sizes = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.1}
     model = transformers.T5ForConditionalGeneration(transformers.T5Config(**special, **sizes))
     optimizer = loop.make_optimizer(model, training)
@@ -145,7 +153,7 @@ def weights_after(job: dict[str, Any], saved: Path) -> str:
         model,
         features,
         training=training,
-        terms=student_step.TERMS,
+        terms=student_shapes.TERMS,
         seed=0,
         optimizer=optimizer,
         first_step=job["first_step"],
@@ -162,26 +170,26 @@ def weights_after(job: dict[str, Any], saved: Path) -> str:
 
 
 def score(folder: str) -> dict[str, Any]:
-    reader, questions = student_parts.open_scoring(folder, student_step.make_student("flan-t5-small"))
+    reader, questions = student_parts.open_scoring(folder, student_shapes.make_student("flan-t5-small"))
     choice_scores(reader, questions[:64])  # warms up
     dist.barrier()
     started = time.perf_counter()
     scores = choice_scores(reader, questions)
-    seconds = round(time.perf_counter() - started, 2)
+    seconds = time.perf_counter() - started
     return {"seconds": seconds, "sha256": hashlib.sha256(json.dumps(scores).encode()).hexdigest()}
 
 
 def seconds_of_turns(job: dict[str, Any]) -> list[list[tuple[float, float]]]:
     """(wall, processor) seconds of a step's gradients, [ours, the other way], each turn on another batch; the first
     only warms up."""
-    features, training = student_step.drawn_features(1024), student_step.training(16)
-    model = student_step.make_student("flan-t5-small")
-    ours = loop.make_replica(model, student_step.TERMS, shards=2)
+    features, training = student_shapes.drawn_features(1024), student_shapes.training(16)
+    model = student_shapes.make_student("flan-t5-small")
+    ours = loop.make_replica(model, student_shapes.TERMS, shards=2)
     other_model = copy.deepcopy(model)
-    other = loop.make_replica(other_model, student_step.TERMS, shards=1) if job["ranks"] == 1 else plain(other_model)
+    other = loop.make_replica(other_model, student_shapes.TERMS, shards=1) if job["ranks"] == 1 else plain(other_model)
     turns = []
     for step in range(job["repeats"] + 1):
-        indices = loop.step_examples(features, step, training=training, terms=student_step.TERMS, seed=0)
+        indices = loop.step_examples(features, step, training=training, terms=student_shapes.TERMS, seed=0)
         seconds = {}
         for name, replica in [("ours", ours), ("other", other)][:: 1 if step % 2 else -1]:
             dist.barrier()
@@ -194,7 +202,7 @@ def seconds_of_turns(job: dict[str, Any]) -> list[list[tuple[float, float]]]:
                 dtype="float32",
                 seed=0,
                 step=step,
-                totals=loop.new_totals(student_step.TERMS),
+                totals=loop.new_totals(student_shapes.TERMS),
             )
             seconds[name] = (time.perf_counter() - started, time.process_time() - before)
             replica.model.zero_grad()
@@ -205,7 +213,7 @@ def seconds_of_turns(job: dict[str, Any]) -> list[list[tuple[float, float]]]:
 
 def plain(model: torch.nn.Module) -> loop.Replica:
     """DistributedDataParallel as it comes: it takes the mean over the ranks, so weights are larger by their number."""
-    terms = [replace(term, weight=term.weight * dist.get_world_size()) for term in student_step.TERMS]
+    terms = [replace(term, weight=term.weight * dist.get_world_size()) for term in student_shapes.TERMS]
     replica = loop.make_replica(model, terms, shards=2)
     module = torch.nn.parallel.DistributedDataParallel(
         StudentLoss(model, terms), forward_sync_buffers=False, gradient_as_bucket_view=True

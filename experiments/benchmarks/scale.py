@@ -1,49 +1,35 @@
 """How the driver's memory and time grow with the number of questions, at fixed hardware, with a free engine.
 
-    python experiments/benchmarks/scale.py --json
-    python experiments/benchmarks/scale.py --rows 1000 10000
+    python experiments/benchmarks/scale.py
+    python experiments/benchmarks/scale.py --rows 1000000  # about ten minutes
 
-The stages are the pipeline's own; only the engine is a stand-in, an actor that answers at once. Each size runs in a
-process of its own. Seconds are per 100,000 rows; memory is the driver's peak resident size within each stage.
+The stages are the pipeline's own; only the engine is a stand-in, an actor that answers at once. Each size is a part,
+`rows_1000` and so on. Seconds are per 100,000 rows; memory is the driver's peak resident size within each stage.
 """
 
-import argparse
 import functools
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-ROWS = [1_000, 10_000, 100_000, 1_000_000]
+import measuring
+
+ROWS = [1_000, 10_000, 100_000, 300_000]
 STAGES = ["read", "prompt", "store", "resume", "join", "features"]
-MEMORY_LIMIT_GIB, RESUME_LIMIT_S = 1.5, 60
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measuring.make_parser(__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
-    parser.add_argument("--json", action="store_true", help="only the result, as the last line")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one:
-        print(json.dumps(measure(arguments.one)))
-        return
-    sizes = [_in_own_process(rows) for rows in arguments.rows]
-    if not arguments.json:
-        print("\n".join(_table(sizes)))
-    largest = sizes[-1]
-    within = {
-        "driver_memory": max(size["peak_gib"] for size in sizes) < MEMORY_LIMIT_GIB,
-        "resume": largest["seconds"]["resume"] < RESUME_LIMIT_S,
-    }
-    print(json.dumps({"machine": {"cpus": os.cpu_count()}, "sizes": sizes, "within": within}))
+    parts = {f"rows_{rows}": functools.partial(measure, rows) for rows in arguments.rows}
+    arguments.rows = None  # a part is known by its name, whichever others are measured with it
+    sys.exit(measuring.measure(parts, arguments))
 
 
 def measure(rows: int) -> dict[str, Any]:
@@ -72,29 +58,27 @@ def measure(rows: int) -> dict[str, Any]:
             again = rationales.generate(experiment, output_dir=folder, questions=questions)["free"]
         assert (again.generated, again.found) == (0, rows)
         _join(experiment, folder, questions, report.store, watch)
-    per_100k = {name: round(seconds[name] * 100_000 / rows, 2) for name in STAGES}
-    return {
-        "rows": rows,
-        "seconds": {name: round(seconds[name], 2) for name in STAGES},
-        "seconds_per_100k": per_100k,
-        "peak_gib_by_stage": {name: round(memory[name], 3) for name in STAGES},
-        "peak_gib": round(max(memory.values()), 3),
+    per_100k = {name: seconds[name] * 100_000 / rows for name in STAGES}
+    figures = {f"{name}_s_per_100k": measuring.figure([value]) for name, value in per_100k.items() if name != "resume"}
+    figures |= {
+        "resume_s": measuring.figure([seconds["resume"]]),
+        "driver_peak_gib": measuring.figure([max(memory.values())]),
     }
+    return {"figures": figures, "rows": rows, "seconds": seconds, "peak_gib_by_stage": memory}
 
 
 def _join(experiment: Any, folder: str, questions: dict[str, Any], store: str, watch: Callable) -> None:
-    from tinyllm_ray import storage
     from tinyllm_ray.data.features import build_features
-    from tinyllm_ray.data.join import join_targets
+    from tinyllm_ray.data.fit import new_counts
+    from tinyllm_ray.data.join import Wanted, join_targets, read_asked
     from tinyllm_ray.data.store import StoreId
     from tinyllm_ray.student.model import prepare_tokenizer
 
     stores = {StoreId("free"): store}
     with watch("join"):
-        ids = storage.read_table(questions["train"].path, ["question_id"])["question_id"].combine_chunks()
-        counts = {name: Counter() for name in ("unknown", "store_rows", "masked")}
-        targets = join_targets(store, "train", ids, "rationale", "free", [], counts)
-    assert len(targets.rows) == len(ids) and not counts["unknown"]["free"]
+        asked, counts = read_asked(questions["train"].path, []), new_counts()
+        targets = join_targets(store, "train", asked, column="rationale", name="free", wanted=Wanted(), counts=counts)
+    assert len(targets.rows) == len(asked.ids) and not counts["unknown"]["free"]
     with watch("features"):
         tokenizer = prepare_tokenizer(experiment, questions=questions, stores=stores, output_dir=folder)
         files = {"questions": questions, "stores": stores, "output_dir": folder}
@@ -188,21 +172,6 @@ def _write_questions(folder: Path, rows: int) -> None:
             choices = [f"thing number {(i * 7 + j) % 1000}" for j in range(4)]
             question = f"Which of these is of kind {i // 1000} and number {i % 1000}, when it is warm in the shade?"
             file.write(json.dumps({"question": question, "choices": choices, "answer": choices[i % 4]}) + "\n")
-
-
-def _in_own_process(rows: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--one", str(rows)]
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(result.stdout.splitlines()[-1])
-
-
-def _table(sizes: list[dict[str, Any]]) -> list[str]:
-    lines = ["| rows | " + " | ".join(f"{name}, s/100k" for name in STAGES) + " | driver peak, GiB | resume, s |"]
-    lines.append("|" + "---|" * (len(STAGES) + 3))
-    for size in sizes:
-        cells = " | ".join(f"{size['seconds_per_100k'][name]:.1f}" for name in STAGES)
-        lines.append(f"| {size['rows']:,} | {cells} | {size['peak_gib']:.2f} | {size['seconds']['resume']:.1f} |")
-    return lines
 
 
 if __name__ == "__main__":

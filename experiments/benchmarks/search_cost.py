@@ -1,22 +1,24 @@
 """What a search costs beside its training: start-up per trial, ASHA's share of the steps, and what that share loses.
 
-    python experiments/benchmarks/search_cost.py --json
+    python experiments/benchmarks/search_cost.py
+    python experiments/benchmarks/search_cost.py --seeds 0 1 2 3 4 5 6 7
 
-Eight trials of the miniature in full and the same eight under ASHA, in one run and from the same stores; figures are
-means over searches of different seeds, since what ASHA saves depends on the order in which good trials come. A trial's
-overhead is the time that the student pool's workers were held, less the time inside training loops, by trial.
+Eight trials of the miniature in full and the same eight under ASHA, from the same stores; figures are means over
+searches of different seeds, since what ASHA saves depends on the order in which good trials come. Each search is
+written when it is done, so more seeds only add theirs: two are planned to stay under ten minutes with the stores that
+come first. A trial's overhead is the time that the student pool's workers were held, less the time inside training
+loops, by trial.
 """
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
-import tempfile
 import time
-from importlib.metadata import version
+from pathlib import Path
 from typing import Any
+
+import measuring
 
 from tinyllm_ray import stages, storage
 from tinyllm_ray.cluster import pools
@@ -34,37 +36,37 @@ FIGURES = ("trial_overhead_s", "asha_step_share", "winner_gap_points")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = measuring.make_parser(__doc__)
     parser.add_argument("--experiment", default="experiments/miniature.yaml")
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)), help="of the searches")
-    parser.add_argument("--output", default=None, help="folder with stores to start from; default: a new one")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the searches")
     arguments = parser.parse_args()
-    experiment = benchmark_experiment(arguments)
-    with Session(experiment, say=lambda line: print(line, file=sys.stderr)) as session:
+    sys.exit(measuring.measure({"searches": lambda: searches(arguments)}, arguments))
+
+
+def searches(arguments: argparse.Namespace) -> dict[str, Any]:
+    folder = Path(arguments.folder, "search_cost", "searches").resolve()
+    experiment = benchmark_experiment(arguments, folder)
+    key = {name: value for name, value in measuring.key_of(arguments).items() if name != "seeds"}
+    found = []
+    with Session(experiment, say=measuring.say) as session:
         generated_before = rows_generated(stages.generate(session))
         session.connect("student")
-        searches = [compare(session, with_overrides(experiment, {"search.seed": seed})) for seed in arguments.seeds]
+        for seed in arguments.seeds:
+            one = with_overrides(experiment, {"search.seed": seed})
+            path = folder / f"search-{seed}.json"
+            found.append(measuring.remembered(path, key, lambda one=one: compare(session, one), again=arguments.again))
         generated_after = rows_generated(stages.generate(session))
-    result = {
-        "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine()},
-        "versions": {name: version(name) for name in ("ray", "torch", "transformers", "mlflow")},
-        "trials": arguments.trials,
-        "steps": arguments.steps,
-        **{name: statistics.mean(search[name] for search in searches) for name in FIGURES},
-        "teacher_rows_generated": generated_after,
-        "teacher_rows_generated_before": generated_before,
-        "searches": searches,
-    }
-    print(json.dumps(result))
+    figures = {name: measuring.figure([search[name] for search in found], middle=statistics.mean) for name in FIGURES}
+    figures["teacher_rows_generated"] = measuring.figure([generated_after])
+    return {"figures": figures, "teacher_rows_generated_before": generated_before, "searches": found}
 
 
-def benchmark_experiment(arguments: argparse.Namespace) -> Experiment:
+def benchmark_experiment(arguments: argparse.Namespace, folder: Path) -> Experiment:
     steps = arguments.steps
     changes = {
-        "output.dir": arguments.output or tempfile.mkdtemp(prefix="search-cost-"),
+        "output.dir": str(folder),
         "training.steps": steps,
         "training.eval_every_steps": steps // 16,
         "training.checkpoint_every_steps": steps // 16,

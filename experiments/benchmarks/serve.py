@@ -1,13 +1,14 @@
 """A served student under load against transformers' own loop, in one run.
 
-    python experiments/benchmarks/serve.py --json
+    python experiments/benchmarks/serve.py
     python experiments/benchmarks/serve.py --model FOLDER --questions FILE.jsonl
 
 Served: `tinyllm-ray serve` on loopback, one thread for each replica, and a client that keeps `--at-once` questions
-under way until `--requests` are answered. The plain loop asks the same model one question after the other, in this
-process, with one padded forward pass for all choices of a question; on one thread and on as many as there are replicas,
-and the faster of the two counts. Without --model the student has FLAN-T5-small's shape and random weights, since speed
-does not depend on their values. Both answer the same questions, so their answers are compared too.
+under way until `--requests` are answered, as often as --repeats says. The plain loop asks the same model one question
+after the other, in this process, with one padded forward pass for all choices of a question; on one thread and on as
+many as there are replicas, by turns, and the faster of the two counts. Without --model the student has FLAN-T5-small's
+shape and random weights, since speed does not depend on their values. Both answer the same questions, so their answers
+are compared too.
 """
 
 import argparse
@@ -22,62 +23,82 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import measuring
 import torch
 import transformers
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-from tinyllm_ray import storage  # noqa: E402
-from tinyllm_ray.data.prompts import student_input  # noqa: E402
-from tinyllm_ray.rows import Question  # noqa: E402
-from tinyllm_ray.student.predict import open_student, read_rows  # noqa: E402
+from tinyllm_ray import storage
+from tinyllm_ray.data.prompts import student_input
+from tinyllm_ray.rows import Question
+from tinyllm_ray.student.predict import open_student, read_rows
 
+ROOT = Path(__file__).resolve().parents[2]
 COMMAND = str(Path(sys.executable).with_name("tinyllm-ray"))
 START_S = 300
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="only the result, as the last line")
+    parser = measuring.make_parser(__doc__)
     parser.add_argument("--model", help="a model folder or a trial's folder")
     parser.add_argument("--questions", help="JSON lines of question and choices")
-    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--requests", type=int, default=700, help="of each repeat")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--at-once", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2, help="replicas")
-    parser.add_argument("--plain", type=int, default=300, help="questions of the plain loop")
+    parser.add_argument("--plain", type=int, default=300, help="questions of the plain loop, over all repeats")
     arguments = parser.parse_args()
+    sys.exit(measuring.measure({"load": lambda: measure(arguments)}, arguments))
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         model = arguments.model or make_student(f"{folder}/student")
+        model = f"{model}/model" if (Path(model) / "model").is_dir() else model
         rows = read_questions(arguments.questions) if arguments.questions else drawn_questions(500)
-        result = measure(model, rows, arguments)
-    print(json.dumps(result, indent=None if arguments.json else 2))
-
-
-def measure(model: str, rows: list[dict[str, Any]], arguments: argparse.Namespace) -> dict[str, Any]:
-    model = f"{model}/model" if (Path(model) / "model").is_dir() else model
-    asked = rows[: arguments.plain]
-    plain = {threads: plain_loop(model, asked, threads=threads) for threads in {1, arguments.workers}}
-    with served(model, workers=arguments.workers) as url:
-        asyncio.run(ask_all(url, rows, requests=200, at_once=arguments.at_once))  # warms up
-        load = asyncio.run(ask_all(url, rows, requests=arguments.requests, at_once=arguments.at_once))
-    answers, best = load.pop("answers"), max(plain.values(), key=lambda run: run["per_s"])
+        plain = plain_turns(model, rows[: arguments.plain], arguments)
+        with served(model, workers=arguments.workers) as url:
+            asyncio.run(ask_all(url, rows, requests=200, at_once=arguments.at_once))  # warms up
+            loads = [
+                asyncio.run(ask_all(url, rows, requests=arguments.requests, at_once=arguments.at_once))
+                for _ in range(arguments.repeats)
+            ]
+    best = max(plain, key=lambda threads: statistics.median(run["per_s"] for run in plain[threads]))
+    served_answers = {place: answer for load in loads for place, answer in load.pop("answers").items()}
+    plain_answers = [answer for run in plain[best] for answer in run.pop("answers")]
+    compared = [(answer, served_answers[i]) for i, answer in enumerate(plain_answers) if i in served_answers]
     return {
-        "machine": {"cpus": os.cpu_count()},
-        "parameters": best["parameters"],
-        "requests": arguments.requests,
-        "at_once": arguments.at_once,
-        "workers": arguments.workers,
-        **load,
-        "plain_per_s_by_threads": {str(threads): round(run["per_s"], 1) for threads, run in plain.items()},
-        "plain_ms_p50": best["ms_p50"],
-        "throughput_vs_plain": round(load["per_s"] / best["per_s"], 2),
-        "other_answers": sum(answers.get(place) != answer for place, answer in enumerate(best["answers"])),
-        "compared": len(best["answers"]),
+        "figures": {
+            "throughput_vs_plain": measuring.ratios(
+                [load["per_s"] for load in loads], [run["per_s"] for run in plain[best]]
+            ),
+            **{name: measuring.figure([load[name] for load in loads]) for name in ("per_s", "ms_p50", "ms_p95")},
+            "plain_per_s": measuring.figure([run["per_s"] for run in plain[best]]),
+            "plain_ms_p50": measuring.figure([run["ms_p50"] for run in plain[best]]),
+            "lost": measuring.figure([load["lost"] for load in loads], middle=max),
+            "other_answers": measuring.figure([sum(a != b for a, b in compared)]),
+        },
+        "plain_threads": best,
+        "plain_per_s_by_threads": {threads: [run["per_s"] for run in runs] for threads, runs in plain.items()},
+        "parameters": plain[best][0]["parameters"],
+        "compared": len(compared),
     }
+
+
+def plain_turns(
+    model: str, rows: list[dict[str, Any]], arguments: argparse.Namespace
+) -> dict[int, list[dict[str, Any]]]:
+    """Each repeat asks a share of the questions with every number of threads."""
+    runs: dict[int, list[dict[str, Any]]] = {threads: [] for threads in sorted({1, arguments.workers})}
+    cuts = [turn * len(rows) // arguments.repeats for turn in range(arguments.repeats + 1)]
+    for start, end in pairwise(cuts):
+        for threads, found in runs.items():
+            found.append(plain_loop(model, rows[start:end], threads=threads))
+    return runs
 
 
 @contextmanager
@@ -116,9 +137,9 @@ async def ask_all(url: str, rows: list[dict[str, Any]], *, requests: int, at_onc
     cuts = statistics.quantiles(times, n=20)
     return {
         "lost": lost,
-        "per_s": round(requests / wall_s, 1),
-        "ms_p50": round(1000 * statistics.median(times), 1),
-        "ms_p95": round(1000 * cuts[18], 1),
+        "per_s": requests / wall_s,
+        "ms_p50": 1000 * statistics.median(times),
+        "ms_p95": 1000 * cuts[18],
         "answers": answers,
     }
 
@@ -140,7 +161,7 @@ def plain_loop(model: str, rows: list[dict[str, Any]], *, threads: int) -> dict[
         times.append(time.perf_counter() - began)
     return {
         "per_s": len(times) / sum(times),
-        "ms_p50": round(1000 * statistics.median(times), 1),
+        "ms_p50": 1000 * statistics.median(times),
         "answers": answers,
         "parameters": sum(parameter.numel() for parameter in loaded.parameters()),
     }
@@ -171,7 +192,7 @@ def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
 
 def make_student(folder: str) -> str:
     """FLAN-T5-small's shape, with a tokenizer that knows the words of the drawn questions."""
-    import student_step
+    import student_shapes
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     vocabulary = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS, *":?()", *"abcd"])}
@@ -179,7 +200,7 @@ def make_student(folder: str) -> str:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    student_step.make_student("flan-t5-small").save_pretrained(folder)
+    student_shapes.make_student("flan-t5-small").save_pretrained(folder)
     storage.write_json(f"{folder}/student.json", {"student": {}, "evaluation": {}, "dataset": {}, "task_prefixes": {}})
     return folder
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -10,8 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import measuring
+
 ROOT = Path(__file__).resolve().parents[2]
-MANY_ROWS, RANKED = 100_000, 1000
+MANY_ROWS, TURN = 100_000, 64
 STEPS, EVERY = 100, 25
 ASK = "Which of these is the best answer to question {i}: {words}?"
 WORDS = ["sun", "plants", "light", "turns", "into", "sugar", "while", "animals", "eat", "what", "grows", "near"]
@@ -49,11 +50,19 @@ def features_of_many_rows() -> dict[str, Any]:
         code = f"import student_parts; student_parts.build_many({folder!r})"
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "TOKENIZERS_PARALLELISM": "true"}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {
+        "figures": {
+            "feature_rows_per_minute": measuring.figure([60 * MANY_ROWS / found["seconds"]]),
+            "features_peak_gib": measuring.figure([found["peak_gib"]]),
+        },
+        "rows": MANY_ROWS,
+        **found,
+    }
 
 
 def build_many(folder: str) -> None:
-    """Prints {"rows_per_minute", "peak_mib", ...} of this process."""
+    """Prints the seconds and the peak memory of this process."""
     from tinyllm_ray.data.features import build_features
     from tinyllm_ray.student.model import prepare_tokenizer
 
@@ -63,31 +72,39 @@ def build_many(folder: str) -> None:
     build_features(experiment, tokenizer_folder=tokenizer, **files)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    figures = {"rows_per_minute": round(MANY_ROWS / seconds * 60), "peak_mib": int(status["VmHWM"].split()[0]) // 1024}
-    print(json.dumps({**figures, "rows": MANY_ROWS, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}))
+    peak_gib = int(status["VmHWM"].split()[0]) / 2**20
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "peak_gib": peak_gib}))
 
 
-def ranking_of_questions(model: Any) -> dict[str, Any]:
-    """Seconds to rank the choices of 1,000 questions, against one padded pass over (question, choice) pairs."""
+def ranking_of_questions(model: Any, repeats: int) -> dict[str, Any]:
+    """Processor seconds to rank the choices of questions, against padded passes over (question, choice) pairs; by
+    turns, of which the first only warms up."""
     import torch
 
     from tinyllm_ray.student.evaluate import choice_scores
 
     with tempfile.TemporaryDirectory(prefix="student-step-") as folder:
-        prepare_scoring(folder, RANKED)
+        prepare_scoring(folder, (repeats + 1) * TURN)
         reader, questions = open_scoring(folder, model)
-    started = time.process_time()
-    scores = choice_scores(reader, questions)
-    ours_s = time.process_time() - started
-    started = time.process_time()
-    plain = [score for i in range(0, RANKED, 8) for score in _plain_scores(reader, questions[i : i + 8])]
-    plain_s = time.process_time() - started
-    torch.testing.assert_close(torch.tensor(scores), torch.tensor(plain), rtol=1e-4, atol=1e-4)
+    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    for start in range(0, len(questions), TURN):
+        asked = questions[start : start + TURN]
+        started = time.process_time()
+        scores = choice_scores(reader, asked)
+        between = time.process_time()
+        plain = [score for i in range(0, TURN, 8) for score in _plain_scores(reader, asked[i : i + 8])]
+        ended = time.process_time()
+        torch.testing.assert_close(torch.tensor(scores), torch.tensor(plain), rtol=1e-4, atol=1e-4)
+        if start:
+            seconds["ours"].append(between - started)
+            seconds["plain"].append(ended - between)
     return {
-        "questions": RANKED,
-        "seconds": round(ours_s, 1),
-        "plain_seconds": round(plain_s, 1),
-        "speedup": round(plain_s / ours_s, 2),
+        "figures": {
+            "ranking_speedup": measuring.ratios(seconds["plain"], seconds["ours"]),
+            "ranking_ms_per_question": measuring.figure([1000 * spent / TURN for spent in seconds["ours"]]),
+        },
+        "questions_of_a_turn": TURN,
+        "processor_s": seconds,
     }
 
 
@@ -132,7 +149,7 @@ def _plain_scores(reader: Any, questions: list[Any]) -> list[list[float]]:
 
 
 def wrapper_overhead() -> dict[str, Any]:
-    """Step time under Ray Train with reports, checkpoints and MLflow over that of the bare loop, less one; medians."""
+    """Step time under Ray Train with reports, checkpoints and MLflow over that of the bare loop, less one."""
     import ray
 
     from tinyllm_ray.cluster import connect
@@ -144,13 +161,10 @@ def wrapper_overhead() -> dict[str, Any]:
         connect.connect(experiment.pools, log_dir=f"{folder}/logs")
         pairs = [(_bare(folder, files), _wrapped(folder, files, number)) for number in range(3)]
         ray.shutdown()
-    ratios = [wrapped / bare - 1 for bare, wrapped in pairs]
     return {
-        "wrapper_overhead": round(statistics.median(ratios), 4),
-        "range": [round(min(ratios), 4), round(max(ratios), 4)],
-        "n": len(ratios),
-        "steps": STEPS,
-        "step_ms": round(1000 * statistics.median(bare for bare, _ in pairs) / (STEPS - EVERY), 1),
+        "figures": {"wrapper_overhead": measuring.figure([wrapped / bare - 1 for bare, wrapped in pairs])},
+        "seconds_bare_and_wrapped": pairs,
+        "steps": STEPS - EVERY,
     }
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from encoder_decoder import seq2seq, seq2seq_many
@@ -73,17 +74,24 @@ def ours_one_engine(folder: str, rows: int, repeats: int) -> dict[str, Any]:
 
 
 def raw_vllm_one_core(folder: str, rows: int, repeats: int) -> dict[str, Any]:
-    """`raw_vllm` with one thread."""
-    return raw_vllm(folder, rows // 2, repeats)
+    """`raw_vllm`, with the one thread that its environment says."""
+    return raw_vllm(folder, rows, repeats)
 
 
 def ours_one_core(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     """One engine of one thread; where there is another core, Ray's own processes have it."""
-    return _generate(folder, rows // 2, repeats, engines=1, cores=1)
+    return _generate(folder, rows, repeats, engines=1, cores=1)
 
 
-def _generate(folder: str, rows: int, repeats: int, *, engines: int, cores: int = CORES) -> dict[str, Any]:
-    """Seconds of `_steady` count from the first engine's readiness on."""
+def ours_job(folder: str, rows: int, repeats: int) -> dict[str, Any]:
+    """`ours` without the further rows: what a whole job takes."""
+    return _generate(folder, rows, repeats, engines=CORES, counts=(1,))
+
+
+def _generate(
+    folder: str, rows: int, repeats: int, *, engines: int, cores: int = CORES, counts: tuple[int, ...] = (1, MANY)
+) -> dict[str, Any]:
+    """Jobs of `counts` times the rows; seconds of `_steady` count from the first engine's readiness on."""
     from tinyllm_ray.teachers.pipeline import generate
 
     os.environ.pop("OMP_NUM_THREADS")  # Ray gives an actor as many threads as it asks for CPUs
@@ -92,7 +100,7 @@ def _generate(folder: str, rows: int, repeats: int, *, engines: int, cores: int 
     seconds = []
     for repeat in range(repeats):
         working = []
-        for count in (rows, MANY * rows):
+        for count in (rows * times for times in counts):
             began = time.perf_counter()
             report = generate(
                 make_experiment(make_teacher(folder, "llama"), examples=0, engines=engines, cores=cores),
@@ -106,11 +114,11 @@ def _generate(folder: str, rows: int, repeats: int, *, engines: int, cores: int 
                 results["job_s"].append(job_s)
                 results["engine_start_s"].append(report.engine_start_s)
                 results["reported_tokens_per_second"].append(report.tokens_per_second)
-        seconds.append((working[0], working[1]))
-    return results | _steady(seconds, rows=rows)
+        seconds.append(tuple(working))
+    return results | (_steady(seconds, rows=rows) if len(counts) > 1 else {})
 
 
-def _steady(seconds: list[tuple[float, float]], *, rows: int) -> dict[str, Any]:
+def _steady(seconds: Sequence[Sequence[float]], *, rows: int) -> dict[str, Any]:
     """Tokens per second of the second `rows`: what starts, warms and drains the engine falls out."""
     return {
         "seconds_rows_and_many": seconds,
@@ -160,7 +168,6 @@ def ray_data_llm(folder: str, rows: int, repeats: int) -> dict[str, Any]:
 
 def vllm_natural(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     """Our vLLM actor on prompts with two in-context examples, each stopping by itself."""
-    rows //= 4
     teacher = make_teacher(folder, "stopping")
     files, longest = write_prompts(folder, "stopping", rows, examples=2)
     engine = start_engine(teacher, longest)
@@ -173,7 +180,6 @@ def transformers(folder: str, rows: int, repeats: int) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    rows //= 4
     files, _ = write_prompts(folder, "stopping", rows, examples=2)
     ids = sorted((row for file in files for row in read_column(file, "prompt_ids")), key=len)
     model = AutoModelForCausalLM.from_pretrained(make_teacher(folder, "stopping").model, dtype=torch.float32).eval()
@@ -209,7 +215,6 @@ def prefix(folder: str, rows: int, repeats: int) -> dict[str, Any]:
 
     Rationales stop by themselves, after 23 tokens in the mean and, for `long`, after 42.
     """
-    rows //= 2
     drawn, longest = write_prompts(folder, "stopping", rows, examples=2)
     shared, longest_shared = write_prompts(folder, "stopping", rows, examples=2, pool=8)
     results: dict[str, list[float]] = {}
@@ -235,6 +240,7 @@ WAYS = {
         ours,
         ours_one_engine,
         ours_one_core,
+        ours_job,
         ray_data_llm,
         vllm_natural,
         transformers,
