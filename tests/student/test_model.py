@@ -30,6 +30,18 @@ def test_the_tokenizer_is_made_once(world, experiment):
     assert prepare(world, experiment) == prepare(world, experiment)
 
 
+def test_another_task_prefix_makes_another_tokenizer_that_has_its_word(world, make):
+    """Whichever of the trainings of one output folder comes first."""
+    folders = {}
+    for prefix in ("northern: ", "southern: "):
+        experiment = make.make_experiment()
+        teachers = [teacher.model_copy(update={"task_prefix": prefix}) for teacher in experiment.teachers]
+        folders[prefix] = prepare(world, experiment.model_copy(update={"teachers": teachers}))
+    assert len(set(folders.values())) == 2
+    for prefix, folder in folders.items():
+        assert len(StudentTokenizer.open(folder).encode([prefix.removesuffix(": ")])[0]) == 1
+
+
 def test_a_student_from_scratch_depends_on_the_seed_alone(world, experiment):
     folder = prepare(world, experiment)
     first, again, other = (

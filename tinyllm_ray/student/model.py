@@ -41,7 +41,8 @@ def prepare_tokenizer(
     scratch = student.from_scratch.get(student.model)
     if scratch and student.tokenizer is None:
         used = sorted((str(i), store.content_digest(folder)) for i, folder in stores.items())
-        key: list[Any] = ["trained", scratch.architecture, scratch.vocabulary_size, questions["train"].digest, used]
+        sizes = [scratch.architecture, scratch.vocabulary_size]
+        key: list[Any] = ["trained", *sizes, questions["train"].digest, used, _prefixes(experiment)]
     else:
         key = [
             "given",
@@ -278,9 +279,13 @@ def _content(name: str) -> list[list[str]]:
     return [[path.name, digest(path.read_bytes().hex())] for path in sorted(Path(name).glob("*token*"))]
 
 
+def _prefixes(experiment: Experiment) -> list[str]:
+    return [experiment.student.label_prefix, *(teacher.task_prefix for teacher in experiment.teachers)]
+
+
 def _texts(experiment: Experiment, path: str, stores: Mapping[StoreId, str]) -> Iterator[str]:
     """What the student reads and writes in training."""
-    prefixes = [experiment.student.label_prefix, *(teacher.task_prefix for teacher in experiment.teachers)]
+    prefixes = _prefixes(experiment)
     for batch in iterate_questions(path, 2048):
         for question in batch:
             yield student_input(prefixes[0], question)
