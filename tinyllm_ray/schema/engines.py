@@ -100,6 +100,11 @@ class EndpointSettings(EngineSection):
     api_key_env: str | None = Field(
         None, description="environment variable that holds the key, which is never written; null sends none"
     )
+    tokenizer: str | None = Field(
+        None,
+        description="folder or hub id of the served model's tokenizer, whose vocabulary soft_targets compare with the "
+        "student's; null: what teachers[].model names",
+    )
     concurrency: int = Field(16, ge=1, description="requests under way at once, at least 1")
     timeout_s: float = Field(120, gt=0, description="seconds that one answer may take in all, above 0")
     max_retries: int = Field(5, ge=0, description="tries after the first, with growing pauses; 0 or more")

@@ -15,7 +15,8 @@ from support.prompt_files import prompt_file
 from tinyllm_ray.config import UserError
 from tinyllm_ray.schema import EndpointSettings, Pool, Prompts, Teacher
 from tinyllm_ray.teachers.engines.base import Setting
-from tinyllm_ray.teachers.engines.endpoint import Endpoint, EndpointActor, check_server, speaks_chat
+from tinyllm_ray.teachers.engines.endpoint import Endpoint, EndpointActor
+from tinyllm_ray.teachers.engines.endpoint_checks import check_server, speaks_chat
 
 
 def teacher(url: str, **settings: object) -> Teacher:
@@ -41,7 +42,7 @@ def ask(folder: Path, asked: Teacher, *, rows: int = 1, is_chat: bool = True, ke
 
     async def run() -> pa.Table:
         client = EndpointActor(
-            teacher=asked, settings=settings_of(asked), key=SecretStr(key), chat=is_chat, log_file=None
+            teacher=asked, settings=settings_of(asked), key=SecretStr(key), chat=is_chat, tokenizer=None, log_file=None
         )
         return await client(files)
 

@@ -23,7 +23,9 @@ def test_an_odd_answer_is_one_text_or_one_failure(mode: Mode, tmp_path: Path) ->
         teacher = Teacher(name="far", model="m", engine=settings)
 
         async def ask() -> list[dict]:
-            actor = EndpointActor(teacher=teacher, settings=settings, key=SecretStr(KEY), chat=True, log_file=None)
+            actor = EndpointActor(
+                teacher=teacher, settings=settings, key=SecretStr(KEY), chat=True, tokenizer=None, log_file=None
+            )
             return (await actor(files)).to_pylist()
 
         row = asyncio.run(asyncio.wait_for(ask(), PATIENT_S * (mode.retries + 2)))[0]

@@ -5,11 +5,10 @@ import pytest
 from support.tiny_teachers import save_tokenizer
 from transformers import AutoTokenizer
 
-from tinyllm_ray.config import UserError
 from tinyllm_ray.rows import Outcome
 from tinyllm_ray.schema import EndpointSettings, Teacher
 from tinyllm_ray.teachers.engines.base import cut_at_stop, failed
-from tinyllm_ray.teachers.engines.soft import refuse_soft_targets, with_soft_targets
+from tinyllm_ray.teachers.engines.soft import likeliest, may_write, teacher_vocabulary, with_soft_targets
 
 END, K = 1, 3
 
@@ -80,8 +79,21 @@ def test_half_a_character_at_the_end_is_not_kept(tokenizer):
     assert tokenizer.decode(found.token_ids).strip() == "the"
 
 
-def test_an_engine_that_cannot_keep_them_names_those_that_can():
-    engine = EndpointSettings(type="endpoint", url="http://h/v1")
-    refuse_soft_targets(Teacher(name="t", model="m", engine=engine), "of this")
-    with pytest.raises(UserError, match=r"teachers\.t\.soft_targets: the engine endpoint cannot .*since of this; set"):
-        refuse_soft_targets(Teacher(name="t", model="m", engine=engine, soft_targets={}), "of this")
+def test_the_likeliest_come_in_their_order_whatever_order_they_are_given_in():
+    assert likeliest([(9, -3.0), (4, -0.5), (7, -float("inf")), (2, -1.0)], 3) == ([4, 2, 9], [-0.5, -1.0, -3.0])
+
+
+def test_ids_may_write_a_text_that_is_cut_and_not_another_one(tokenizer):
+    ids = ids_of(tokenizer, "the rain falls")
+    assert may_write(tokenizer, [*ids, END], "the rain falls") and may_write(tokenizer, ids, "the")
+    assert not may_write(tokenizer, ids, "<think>the rain") and not may_write(tokenizer, ids[1:], "the rain")
+    assert may_write(tokenizer, [END, *ids], "whatever the server makes of special tokens")
+
+
+def test_the_tokenizer_of_a_served_model_is_the_one_that_the_engine_names(tmp_path):
+    save_tokenizer(tmp_path)
+    engine = EndpointSettings(type="endpoint", url="http://h/v1", tokenizer=str(tmp_path))
+    vocabulary = teacher_vocabulary(Teacher(name="t", model="served", engine=engine, soft_targets={}))
+    assert (len(vocabulary), vocabulary["</s>"]) == (300, END)
+    named = Teacher(name="t", model=str(tmp_path), engine=EndpointSettings(type="endpoint", url="http://h/v1"))
+    assert teacher_vocabulary(named) == vocabulary

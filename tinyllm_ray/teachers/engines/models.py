@@ -46,7 +46,11 @@ def read_config(teacher: Teacher) -> dict[str, Any]:
 
 def model_path(teacher: Teacher) -> str:
     """What the engines load: an absolute folder, or the hub id."""
-    model = model_of(teacher)
+    return resolved(model_of(teacher))
+
+
+def resolved(model: str) -> str:
+    """An absolute folder, or the hub id as it is."""
     return str(Path(model).expanduser().resolve()) if is_folder(model) else model
 
 

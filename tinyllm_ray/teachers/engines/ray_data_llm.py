@@ -4,11 +4,22 @@ In: files of prompt rows (base.py). Out: the same rows with outcomes.
 """
 
 import math
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
+from tinyllm_ray.rows import Outcome
 from tinyllm_ray.schema import Pool, RayDataLlmSettings, Sampling, Teacher
-from tinyllm_ray.teachers.engines.base import CARRIED, Encoded, Setting, failed, outcome, read_prompts
+from tinyllm_ray.teachers.engines.base import (
+    Encoded,
+    Setting,
+    Stopwatch,
+    add_outcomes,
+    failed,
+    outcome,
+    read_prompts,
+)
 from tinyllm_ray.teachers.engines.decoders import (
     REPETITION,
     check_decoder,
@@ -19,7 +30,7 @@ from tinyllm_ray.teachers.engines.decoders import (
     repetition_detection,
 )
 from tinyllm_ray.teachers.engines.encoding import PromptEncoder
-from tinyllm_ray.teachers.engines.soft import refuse_soft_targets
+from tinyllm_ray.teachers.engines.soft import check_soft_targets, likeliest, teacher_tokenizer, with_soft_targets
 
 if TYPE_CHECKING:
     import ray.data
@@ -32,6 +43,7 @@ _ENVIRONMENT = {  # of the engine's processes; on a GPU only the last two mean s
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
+_READ = ["__inference_error__", "generated_text", "generated_tokens", "num_input_tokens"]
 _SMALL = 0.25  # CPUs of each of Ray's own stages beside the engine
 
 
@@ -53,9 +65,7 @@ class RayDataLlm:
     def check(self) -> None:
         check_decoder(self.teacher, self._settings.engine_kwargs)
         self._encoder.check()
-        refuse_soft_targets(
-            self.teacher, "ray.data.llm hands log-probabilities on as dictionaries, which an Arrow table cannot hold"
-        )
+        check_soft_targets(self.teacher)
 
     def prompt_limit(self) -> int:
         return decoder_prompt_limit(self.teacher, self._settings.engine_kwargs)
@@ -73,23 +83,32 @@ class RayDataLlm:
         from ray.data.llm import build_processor
 
         sampling, gpu = self.teacher.sampling, self._setting.pool.gpus_per_worker > 0
+        soft = self.teacher.soft_targets
+        tokenizer = teacher_tokenizer(self.teacher) if soft else None
 
         def before(row: dict[str, Any]) -> dict[str, Any]:
             fields = sampling.model_dump(exclude={"seed", "stop_at_repeats"})
             # Ray does not say why a text ended; its stop text, kept for `_outcome`, does.
             fields |= {"repetition_detection": repetition_detection(sampling), "include_stop_str_in_output": True}
+            if soft:
+                fields["logprobs"] = soft.top_k
             if sampling.temperature and gpu:  # not taken on a CPU
                 fields["seed"] = int(row["seed"])
             return {"tokenized_prompt": list(row["prompt_ids"]), "sampling_params": fields}
 
-        def after(row: dict[str, Any]) -> dict[str, Any]:
-            return {name: row[name] for name in CARRIED} | _outcome(row, sampling)
+        def after(table: pa.Table) -> pa.Table:
+            rows = table.select([*_READ, "logprobs"] if soft else _READ).to_pylist()
+            made = [_outcome(row, sampling) for row in rows]
+            if soft:
+                pairs = zip(made, rows, strict=True)
+                made = [_soft(one, row, tokenizer=tokenizer, top_k=soft.top_k) for one, row in pairs]
+            return add_outcomes(table, made, watch=Stopwatch())
 
         processor = build_processor(
             self._config(longest_prompt), preprocess=before, preprocess_map_kwargs={"num_cpus": _SMALL}
         )
         prompts = files.map_batches(read_prompts, batch_size=1, batch_format="pyarrow", num_cpus=_SMALL)
-        return processor(prompts).map(after, num_cpus=_SMALL)
+        return processor(prompts).map_batches(after, batch_size=None, batch_format="pyarrow", num_cpus=_SMALL)
 
     def _config(self, longest_prompt: int) -> "vLLMEngineProcessorConfig":
         """The processor's own tokenize and detokenize stages are off: the prompts come as token ids."""
@@ -130,22 +149,30 @@ def _bundles(pool: Pool, kwargs: dict[str, Any]) -> list[dict[str, float]]:
     return bundles
 
 
-def _outcome(row: dict[str, Any], sampling: Sampling) -> dict[str, Any]:
+def _outcome(row: dict[str, Any], sampling: Sampling) -> Outcome:
     """Ray gives no finish reason: it follows from the tokens, their number and what the text ends with."""
     if row["__inference_error__"]:
-        result = failed(f"engine error: {row['__inference_error__']}")
-    else:
-        text, tokens = row["generated_text"], list(row["generated_tokens"])
-        stop = next((stop for stop in sampling.stop or [] if text.endswith(stop)), "")
-        reason = "length" if len(tokens) >= sampling.max_tokens else "stop"
-        if reason == "stop" and not stop and ends_in_repeats(tokens, sampling):
-            reason = REPETITION
-        result = outcome(
-            text.removesuffix(stop),
-            reason,
-            input_tokens=int(row["num_input_tokens"]),
-            output_tokens=len(tokens),
-            saved_tokens=sampling.max_tokens - len(tokens) if stop or reason == REPETITION else 0,
-        )
-    fields = {name: value for name, value in asdict(result).items() if not isinstance(value, list)}
-    return fields | {"engine_start_s": 0.0, "engine_ready_at": 0.0}
+        return failed(f"engine error: {row['__inference_error__']}")
+    text, tokens = row["generated_text"], list(row["generated_tokens"])
+    stop = next((stop for stop in sampling.stop or [] if text.endswith(stop)), "")
+    reason = "length" if len(tokens) >= sampling.max_tokens else "stop"
+    if reason == "stop" and not stop and ends_in_repeats(tokens, sampling):
+        reason = REPETITION
+    return outcome(
+        text.removesuffix(stop),
+        reason,
+        input_tokens=int(row["num_input_tokens"]),
+        output_tokens=len(tokens),
+        saved_tokens=sampling.max_tokens - len(tokens) if stop or reason == REPETITION else 0,
+    )
+
+
+def _soft(made: Outcome, row: dict[str, Any], *, tokenizer: Any, top_k: int) -> Outcome:
+    """Ray hands log-probabilities on as vLLM's dictionaries, one for each token: id -> {"logprob": number, ...}."""
+    if made.failure:
+        return made
+    places = [
+        likeliest(((number, one["logprob"]) for number, one in place.items()), top_k) for place in row["logprobs"]
+    ]
+    ids, values = (np.array([place[i] for place in places]) for i in (0, 1))
+    return with_soft_targets(made, tokenizer, list(row["generated_tokens"]), top_ids=ids, top_logprobs=values)

@@ -2,27 +2,20 @@
 
 import functools
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinyllm_ray.config import UserError
 from tinyllm_ray.data.token_spans import token_ends
 from tinyllm_ray.rows import Outcome
-from tinyllm_ray.schema import Teacher
-from tinyllm_ray.teachers.engines.models import model_path
+from tinyllm_ray.schema import EndpointSettings, Teacher
+from tinyllm_ray.teachers.engines.models import model_path, resolved
 
-
-def refuse_soft_targets(teacher: Teacher, reason: str) -> None:
-    """For engines that cannot keep them."""
-    if teacher.soft_targets:
-        raise UserError(
-            f"teachers.{teacher.name}.soft_targets: the engine {teacher.engine.type} cannot keep them, since {reason}; "
-            f"set teachers.{teacher.name}.engine.type to vllm (decoder-only models) or seq2seq, or leave soft_targets "
-            "out"
-        )
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def check_soft_targets(teacher: Teacher) -> None:
@@ -37,26 +30,45 @@ def check_soft_targets(teacher: Teacher) -> None:
 
 
 def teacher_vocabulary(teacher: Teacher) -> dict[str, int]:
-    """Token -> id. Raises UserError where the tokenizer is not there or is none that finds tokens in a text."""
-    return _vocabulary(model_path(teacher), teacher.revision, teacher.trust_remote_code, teacher.name)
+    """Token -> id. Raises UserError as `teacher_tokenizer` does."""
+    return teacher_tokenizer(teacher).backend_tokenizer.get_vocab()
+
+
+def teacher_tokenizer(teacher: Teacher) -> "PreTrainedTokenizerFast":
+    """The tokenizer of the model; of a served one, that which `engine.tokenizer` names.
+
+    Raises UserError where it is not there or is none that finds tokens in a text.
+    """
+    key, path, hint = f"teachers.{teacher.name}.model", model_path(teacher), ""
+    if isinstance(teacher.engine, EndpointSettings):
+        key, path = f"teachers.{teacher.name}.engine.tokenizer", resolved(teacher.engine.tokenizer or path)
+        hint = "; soft_targets need it: name the folder or hub id of the model that the server runs"
+    return _tokenizer(path, teacher.revision, teacher.trust_remote_code, teacher.name, key, hint)
 
 
 @functools.lru_cache(maxsize=8)
-def _vocabulary(path: str, revision: str | None, trust_remote_code: bool, name: str) -> dict[str, int]:
+def _tokenizer(
+    path: str, revision: str | None, trust_remote_code: bool, name: str, key: str, hint: str
+) -> "PreTrainedTokenizerFast":
     from transformers import AutoTokenizer
 
     try:
         loaded = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # noqa: BLE001 - the library in Rust raises Exception itself
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"teachers.{name}.model: the tokenizer of {path} cannot be loaded: {reason}") from None
-    backend = getattr(loaded, "backend_tokenizer", None)
-    if backend is None:
+        raise UserError(f"{key}: the tokenizer of {path} cannot be loaded: {reason}{hint}") from None
+    if getattr(loaded, "backend_tokenizer", None) is None:
         raise UserError(
             f"teachers.{name}.soft_targets: the tokenizer of {path} has no tokenizer.json, by which tokens are found "
             "in a text; leave soft_targets out"
         )
-    return backend.get_vocab()
+    return loaded
+
+
+def likeliest(pairs: Iterable[tuple[int, float]], k: int) -> tuple[list[int], list[float]]:
+    """The `k` token ids of the largest log-probabilities, and these, the largest first."""
+    best = sorted(pairs, key=lambda pair: -pair[1])[:k]
+    return [number for number, _ in best], [value for _, value in best]
 
 
 def with_soft_targets(
@@ -86,6 +98,13 @@ def with_soft_targets(
         "top_logprobs": top_logprobs[:count].astype(np.float16).ravel(),
     }
     return replace(made, **fields)
+
+
+def may_write(tokenizer: Any, ids: Sequence[int], text: str) -> bool:
+    """Whether generated ids [n] may have become a text; special tokens among them leave it open."""
+    if not set(tokenizer.all_special_ids).isdisjoint(ids[:-1]):
+        return True
+    return token_ends(tokenizer.backend_tokenizer, ids)[0].startswith(text)
 
 
 def _kept(whole: str, ends: list[int], text: str) -> tuple[int, list[int]]:
