@@ -229,7 +229,8 @@ def test_a_chats_log_probabilities_that_cannot_be_fail_their_row(
 
 def test_more_than_was_asked_for_is_cut_to_the_likeliest(folder: str, tmp_path: Path) -> None:
     def change(content: list) -> None:
-        content[0]["top_logprobs"] += [{"token": "token_id:11", "logprob": -1.0}]
+        content[0]["top_logprobs"][-1]["logprob"] = -3.0
+        content[0]["top_logprobs"] += [{"token": "token_id:11", "logprob": -1.25}]
 
     with server(lambda number, body: chatted(folder, change)) as (url, _):
         row = ask(tmp_path, teacher(url, folder), is_chat=True)
