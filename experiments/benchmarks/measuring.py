@@ -170,6 +170,7 @@ def _measure_here(make: Part, path: Path, arguments: argparse.Namespace, *, othe
     began = time.monotonic()
     measured = make()
     record = _record(path.stem, arguments, others=others) | {"seconds": round(time.monotonic() - began, 1)}
+    assert not record.keys() & measured.keys(), "a part has a name that each record has"
     write(path, record | measured)
 
 

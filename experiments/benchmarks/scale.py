@@ -64,7 +64,7 @@ def measure(rows: int) -> dict[str, Any]:
         "resume_s": measuring.figure([seconds["resume"]]),
         "driver_peak_gib": measuring.figure([max(memory.values())]),
     }
-    return {"figures": figures, "rows": rows, "seconds": seconds, "peak_gib_by_stage": memory}
+    return {"figures": figures, "rows": rows, "stage_s": seconds, "peak_gib_by_stage": memory}
 
 
 def _join(experiment: Any, folder: str, questions: dict[str, Any], store: str, watch: Callable) -> None:

@@ -96,7 +96,7 @@ def measure_part(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
             for name, value in _run(way, folder, rows, repeats).items():
                 known = found[way].get(name, [])
                 found[way][name] = [*known, *value] if isinstance(value, list) else value
-    return {"figures": figures(part, found), "rows": rows, "measured": found}
+    return {"figures": figures(part, found), "rows": rows, "by_way": found}
 
 
 def _run(way: str, folder: str, rows: int, repeats: int) -> dict[str, Any]:
