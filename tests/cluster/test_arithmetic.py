@@ -1,8 +1,10 @@
 import pytest
+import torch
+from support.rounding import rounding
 from support.tiny_teachers import experiment
 
 from tinyllm_ray.cluster import arithmetic
-from tinyllm_ray.cluster.arithmetic import slow_number_formats
+from tinyllm_ray.cluster.arithmetic import LARGE_MATRIX, lay_out_for_onednn, slow_number_formats
 from tinyllm_ray.schema import Experiment
 
 BFLOAT16 = {"dtype": "bfloat16"}
@@ -40,3 +42,23 @@ def test_nothing_is_said_where_it_is_fast_or_on_gpus(monkeypatch: pytest.MonkeyP
 
 def test_the_ratio_is_measured_here() -> None:
     assert 0.05 < arithmetic.bfloat16_slowdown() < 1000
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of PyTorch has no oneDNN")
+def test_a_model_of_large_matrices_computes_the_same_in_the_other_order() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(512, LARGE_MATRIX // 512), torch.nn.Linear(LARGE_MATRIX // 512, 4))
+    rows = torch.randn(3, 512)
+    with torch.inference_mode():
+        before = model(rows)
+        lay_out_for_onednn(model)
+        after = model(rows)
+    assert not any(isinstance(layer, torch.nn.Linear) for layer in model)
+    torch.testing.assert_close(after, before, rtol=rounding(512), atol=rounding(512))
+
+
+def test_small_matrices_and_other_formats_stay_as_they_are() -> None:
+    small = torch.nn.Sequential(torch.nn.Linear(511, LARGE_MATRIX // 512))
+    half = torch.nn.Sequential(torch.nn.Linear(512, LARGE_MATRIX // 512)).to(torch.bfloat16)
+    for model in (small, half):
+        lay_out_for_onednn(model)
+        assert isinstance(model[0], torch.nn.Linear)

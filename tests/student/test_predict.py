@@ -1,11 +1,14 @@
 """Reading what is asked, and that a folder alone knows how its student answers."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from support.rounding import STUDENT_TERMS, rounding
+from support.tiny_students import save_model
 
 from tinyllm_ray import storage
+from tinyllm_ray.cluster import arithmetic
 from tinyllm_ray.config import UserError
 from tinyllm_ray.rows import Question, Rejected
 from tinyllm_ray.schema import Dataset
@@ -52,6 +55,29 @@ def test_generation_is_remembered_where_it_decides(world, make):
         "scores": [],
         "rationales": {},
     }
+
+
+@pytest.mark.parametrize("shape", ["t5", "llama"])
+def test_weights_in_another_order_answer_alike(shape, tmp_path, monkeypatch):
+    save_model(str(tmp_path), shape)
+    rows = [{"question": f"What color is thing {word} ?", "choices": ["red", "green", "?"]} for word in ("red", "is")]
+    questions = read_rows(rows, task="choice", labels=[])
+    plain = open_student(str(tmp_path))
+    monkeypatch.setattr(arithmetic, "LARGE_MATRIX", 1)
+    ordered = open_student(str(tmp_path))
+    kinds = {type(module).__name__ for module in ordered.reader.model.modules()}
+    assert "Linear" not in kinds and len(kinds) > 3
+    close = rounding(STUDENT_TERMS)
+    for by in ("ranking", "generation"):
+        first, second = (
+            predict(
+                replace(saved, evaluation=saved.evaluation.model_copy(update={"by": by, "max_new_tokens": 4})),
+                questions,
+            )
+            for saved in (plain, ordered)
+        )
+        assert [row.generated for row in first] == [row.generated for row in second]
+        assert [row.choice_scores for row in second] == [pytest.approx(row.choice_scores, rel=close) for row in first]
 
 
 def test_rows_are_read_as_users_have_them():

@@ -1,11 +1,16 @@
-"""Whether this machine's processor computes in bfloat16 at a useful speed: nothing in, a ratio or one line out."""
+"""What this machine's processor computes fast: whether bfloat16 is of use to it, and weights in the order it likes."""
 
 import functools
 import time
+from typing import TYPE_CHECKING
 
 from tinyllm_ray.schema import Experiment, RayDataLlmSettings, Seq2SeqSettings, VllmSettings
 
+if TYPE_CHECKING:
+    import torch
+
 SIZE, REPEATS = 384, 5
+LARGE_MATRIX = 2**17  # elements
 SLOW = 1.5  # times float32's; where there is no arithmetic for it, it is 5 and more
 
 
@@ -46,3 +51,20 @@ def slow_number_formats(experiment: Experiment) -> list[str]:
         return []
     slow = f"{bfloat16_slowdown():.0f} times the time of float32 on this machine's processor"
     return [f"{key}=bfloat16: a matrix product takes {slow}; float32 is faster here" for key in keys]
+
+
+def lay_out_for_onednn(model: "torch.nn.Module") -> None:
+    """Put the weights of linear layers into oneDNN's own order, for a model that only computes forward from now on.
+
+    oneDNN's products take AVX-512 on every processor that has it; those of MKL, which PyTorch takes for float32 by
+    default, do so on Intel's alone. Nothing changes on a GPU, in another number format, and in a model whose matrices
+    are small, where reordering each input costs more than it gains.
+    """
+    import torch
+    from torch.utils.mkldnn import to_mkldnn
+
+    weights = [layer.weight for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    usual = all(weight.device.type == "cpu" and weight.dtype == torch.float32 for weight in weights)
+    largest = max((weight.numel() for weight in weights), default=0)
+    if usual and largest >= LARGE_MATRIX and torch.backends.mkldnn.is_available():
+        to_mkldnn(model)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from tinyllm_ray import storage
+from tinyllm_ray.cluster.arithmetic import lay_out_for_onednn
 from tinyllm_ray.data.arrays import Features
 from tinyllm_ray.data.fit import as_plain, check_counts, count_scored
 from tinyllm_ray.data.prompts import student_input
@@ -141,6 +142,9 @@ def evaluate_folder(folder: str, experiment: Experiment, *, questions: str) -> d
     student = experiment.student.model_copy(update=saved)
     model, tokenizer = load_folder(student)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
+    parameters = parameter_count(model)
+    if student.dtype == "float32":
+        lay_out_for_onednn(model)
     asked = read_questions(questions)
     limits = student.model_dump(include={"max_input_tokens", "max_label_tokens"})
     counts = count_scored(questions, {"prefixes": [student.label_prefix], **limits}, tokenizer)
@@ -152,7 +156,7 @@ def evaluate_folder(folder: str, experiment: Experiment, *, questions: str) -> d
             model, tokenizer, questions=asked, student=student, evaluation=evaluation, on_batch=bar.advance
         )
     metrics |= latency(Reader(model, tokenizer, student, evaluation.batch_size), asked, evaluation)
-    return {**metrics, "questions": len(asked), "parameters": parameter_count(model)}
+    return {**metrics, "questions": len(asked), "parameters": parameters}
 
 
 @torch.inference_mode()

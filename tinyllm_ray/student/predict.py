@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from tinyllm_ray import storage
+from tinyllm_ray.cluster.arithmetic import lay_out_for_onednn
 from tinyllm_ray.config import UserError
 from tinyllm_ray.rows import Prediction, Question
 from tinyllm_ray.schema import Evaluation, Experiment, Student, TaskName
@@ -67,7 +68,10 @@ def open_student(model: str, *, batch_size: int | None = None) -> SavedStudent:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     check_dtype(student.dtype, device)
     loaded, tokenizer = load_folder(student)
-    reader = Reader(loaded.to(device), tokenizer, student, evaluation.batch_size)
+    loaded.to(device)
+    if student.dtype == "float32":
+        lay_out_for_onednn(loaded)
+    reader = Reader(loaded, tokenizer, student, evaluation.batch_size)
     if "ranking" not in task_of(kind["task"]).SCORINGS:
         evaluation = evaluation.model_copy(update={"by": "generation"})
     return SavedStudent(reader, evaluation, saved["task_prefixes"], **kind)

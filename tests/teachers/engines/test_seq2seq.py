@@ -7,6 +7,7 @@ from support.tiny_teachers import save_stopping_t5
 from transformers import T5ForConditionalGeneration
 
 from tinyllm_ray import storage
+from tinyllm_ray.cluster import arithmetic
 from tinyllm_ray.rows import PromptRow, Question, to_table
 from tinyllm_ray.schema import Sampling, Seq2SeqSettings, Teacher
 from tinyllm_ray.teachers.engines.base import cut_at_stop
@@ -114,8 +115,11 @@ def test_soft_targets_are_the_models_own_log_probabilities_of_the_tokens_that_wr
     assert any(row["token_ids"][-1] == END for row, _ in soft)
 
 
-def test_float32_weights_in_onednns_order_are_as_exact_as_in_pytorchs(model: str) -> None:
+def test_float32_weights_in_onednns_order_are_as_exact_as_in_pytorchs(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both are rounded, each in its own order of sums; neither is four times as far from float64 as the other."""
+    monkeypatch.setattr(arithmetic, "LARGE_MATRIX", 1)
     settings = Seq2SeqSettings(type="seq2seq")
     teacher = Teacher(name="t", model=model, engine=settings)
     laid_out = Seq2SeqActor(teacher=teacher, settings=settings, gpu=False, log_file=None)._model

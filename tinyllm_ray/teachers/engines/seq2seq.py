@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from tinyllm_ray.cluster.arithmetic import lay_out_for_onednn
 from tinyllm_ray.cluster.pools import actor_options
 from tinyllm_ray.data.model_digest import folder_digest
 from tinyllm_ray.rows import Outcome
@@ -116,16 +117,6 @@ def batches_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return batches
 
 
-def lay_out_for_onednn(model: "torch.nn.Module") -> None:
-    """Weights of linear layers in oneDNN's own order, where this build of PyTorch has it. Its products take AVX-512 on
-    every processor that has it; those of MKL, which PyTorch takes for float32 by default, do so on Intel's alone."""
-    import torch
-    from torch.utils.mkldnn import to_mkldnn
-
-    if torch.backends.mkldnn.is_available():
-        to_mkldnn(model)
-
-
 class Seq2SeqActor:
     """A transformers encoder-decoder model; bfloat16 on a GPU, since float16 overflows in T5."""
 
@@ -152,7 +143,7 @@ class Seq2SeqActor:
 
             model = PeftModel.from_pretrained(model, settings.adapter)
         self._model = model.to(self._device).eval()
-        if not gpu and not settings.adapter and self._model.dtype == torch.float32:
+        if not settings.adapter:
             lay_out_for_onednn(self._model)
         self._teacher = teacher
         self._batch = ContinuousBatch(
