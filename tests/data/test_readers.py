@@ -146,6 +146,16 @@ def test_a_parquet_file_with_bad_pages_is_one_message(tmp_path: Path) -> None:
             values(write(tmp_path / "t.parquet", bad))
 
 
+def test_a_parquet_file_whose_checksum_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """One letter of a text is another one, which nothing but the page's checksum shows."""
+    table = pa.table({"id": [1, 2], "text": ["what floats", "cork"]})
+    pq.write_table(table, tmp_path / "t.parquet", write_page_checksum=True, compression="none", write_statistics=False)
+    whole = (tmp_path / "t.parquet").read_bytes()
+    assert whole.count(b"floats") == 1
+    with pytest.raises(UserError, match=r"t\.parquet is not a whole Parquet file: .*CRC.*repair the file"):
+        values(write(tmp_path / "t.parquet", whole.replace(b"floats", b"boasts")))
+
+
 def table_with_bad_cells() -> pa.Table:
     bad_text = pa.array([b"fine", b"\xff\xfe", None], pa.binary()).view(pa.string())
     return pa.table({"id": [1, 2, 3], "text": bad_text, "time": pa.array([2**62, 0, None], pa.timestamp("us"))})

@@ -229,7 +229,7 @@ def _header(cells: list[str], named: str) -> list[str]:
 
 def _parquet(file: BinaryIO, named: str, columns: Collection[str]) -> Iterator[SourceRow]:
     try:
-        table = pq.ParquetFile(file)
+        table = pq.ParquetFile(file, page_checksum_verification=True)
         there = set(table.schema_arrow.names)
         wanted = [*columns, *(_UNNAMED & there - set(columns))] if columns and set(columns) <= there else None
         yield from _table(table.iter_batches(batch_size=_TABLE_ROWS, columns=wanted))

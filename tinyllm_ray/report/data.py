@@ -170,7 +170,7 @@ def _trained(record: Record, records: Records) -> Trained:
     correct: dict[str, bool] = {}
     if "test/accuracy" in record.metrics and "predictions/test.parquet" in records.files(record.run_id, "predictions"):
         data = io.BytesIO(records.artifact(record.run_id, "predictions/test.parquet"))
-        table = pq.read_table(data, columns=["question_id", "correct"])
+        table = pq.read_table(data, columns=["question_id", "correct"], page_checksum_verification=True)
         correct = dict(zip(table["question_id"].to_pylist(), table["correct"].to_pylist(), strict=True))
     return Trained(
         record.run_id,
@@ -276,7 +276,7 @@ def _own_rationales(
     if not scored or "test" not in questions:
         return []
     data = io.BytesIO(records.artifact(scored[0].run_id, "predictions/test.parquet"))
-    table = pq.read_table(data)
+    table = pq.read_table(data, page_checksum_verification=True)
     if "rationales" not in table.column_names:
         return []
     asked = {row["question_id"]: row for row in questions["test"]}
