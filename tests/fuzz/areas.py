@@ -8,7 +8,7 @@ from fuzz.damaged_files import fuzz_damaged
 from fuzz.endpoint import fuzz_endpoint
 from fuzz.experiment_files import fuzz_files, fuzz_overrides
 from fuzz.models import fuzz_models
-from fuzz.real_run import WHOLE, fuzz_real_run
+from fuzz.real_run import fuzz_real_runs
 from fuzz.rows import fuzz_rows
 from fuzz.secrets import fuzz_secrets
 
@@ -21,7 +21,7 @@ AREAS: dict[str, tuple[Callable[..., Counts], int]] = {
     "endpoint": (fuzz_endpoint, 70),
     "models": (fuzz_models, 40),
     "secrets": (fuzz_secrets, 20),
-    "secrets_of_a_real_run": (fuzz_real_run, WHOLE),
+    "secrets_of_a_real_run": (fuzz_real_runs, 1),
 }
 
 

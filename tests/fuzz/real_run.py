@@ -32,23 +32,26 @@ from tinyllm_ray.rows import Rationale
 IN_ADDRESS = "DATA_PLACE"  # an environment variable that the address of the question files names
 SIZES = {"train": 24, "validation": 8, "test": 8}
 TRAINING = {"steps": 4, "batch_size": 4, "eval_every_steps": 4, "checkpoint_every_steps": 2, "log_every_steps": 1}
-LABEL_ONLY = [f"loss.rationale_weights.{name}=0" for name in ("one", "two")]
-WHOLE = len(PLACES)
 
 
-def fuzz_real_run(number: int, *, seed: int, folder: Path) -> Counts:
-    """The whole pipeline where all places are asked for; less of it, with the same secrets, for a smaller number."""
+def fuzz_real_runs(number: int, *, seed: int, folder: Path) -> Counts:
+    """So many runs of the whole pipeline, each with secrets in all places."""
     counts, rng = Counts(), random.Random(seed)
+    for run in range(number):
+        _fuzz_run(counts, rng, folder / f"run{run}")
+    return counts
+
+
+def _fuzz_run(counts: Counts, rng: random.Random, folder: Path) -> None:
     secrets = make_secrets([*PLACES, IN_ADDRESS], rng)
-    counts.tried = len(secrets)
+    counts.tried += len(secrets)
     ray_folder = Path(tempfile.mkdtemp(prefix="fz-", dir="/tmp"))  # a short path: Ray's sockets lie below it
     variables = {name: secrets[name] for name in (*IN_ENVIRONMENT, IN_ADDRESS)}
     environment = {**os.environ, **variables, "RAY_TMPDIR": str(ray_folder), "OMP_NUM_THREADS": "1"}
     try:
         with _files_behind_http(folder) as address, server(partial(_answer, variables)) as (url, _):
             path = _write(folder, secrets, address=address, url=url)
-            commands = [["run"]] if number >= WHOLE else [["generate"], ["train", *LABEL_ONLY]]
-            commands += [["plan", refused(secrets[place])] for place, refused in REFUSED.items()]
+            commands = [["run"], *(["plan", refused(secrets[place])] for place, refused in REFUSED.items())]
             said = {" ".join(words[:1]): "" for words in commands} | {"process titles": ""}
             for name, *overrides in commands:
                 code, text, titles = _run([COMMAND, name, str(path), *overrides], environment)
@@ -63,7 +66,6 @@ def fuzz_real_run(number: int, *, seed: int, folder: Path) -> Counts:
         shutil.rmtree(ray_folder, ignore_errors=True)
     for place, where in found.items():
         counts.fault("secrets_found", f"{place}: {secrets[place]} in {where}")
-    return counts
 
 
 def _answer(variables: dict[str, str], number: int, request: dict[str, Any]) -> Reply:

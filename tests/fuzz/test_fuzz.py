@@ -15,7 +15,7 @@ SHARES = {
     "endpoint": 0.2,
     "models": 0.5,
     "secrets": 1.0,
-    "secrets_of_a_real_run": 0.5,
+    "secrets_of_a_real_run": 1.0,
 }
 ENGINE = {"secrets_of_a_real_run"}
 

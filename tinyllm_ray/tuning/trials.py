@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -57,6 +58,7 @@ def run_trials(
 
     `trainings` by key; a `searcher` adds what it suggests there, until `total` were suggested.
     """
+    _hand_on_no_keys()
     pool, ranks = experiment.pools.student, most_ranks(experiment.search)
     at_once = pools.concurrent_trials(pool, ranks)
     say(f"student pool: {counted(pool.workers, 'worker')}, up to {ranks} a trial: {at_once} at once")
@@ -85,6 +87,14 @@ def run_trials(
             ),
         )
         tuner.fit()
+
+
+def _hand_on_no_keys() -> None:
+    """Tune gives its trials the driver's keys of AWS in their runtime environment, which Ray writes to a log and into
+    the titles of processes. The nodes have their own, which Ray Data and Ray Train need too."""
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+        {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+    )
 
 
 def most_ranks(search: Search) -> int:
