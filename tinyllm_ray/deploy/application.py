@@ -4,6 +4,7 @@ jobs/serve.yaml names `build` as its import path; `tinyllm-ray serve` calls it o
 """
 
 import asyncio
+import time
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -18,7 +19,7 @@ from tinyllm_ray.student.predict import answer_row, open_student, predict
 from tinyllm_ray.tracking.find import find_model, name_of_model
 
 MAX_BATCH = 64  # questions that are answered together
-WAIT_S = 0.002  # for more of them; while a batch is computed the next one gathers anyway
+WAIT_SHARE = 0.1  # of the time of a batch: so long the next one waits for more questions
 
 
 class Served(BaseModel):
@@ -55,8 +56,9 @@ class Replica:
     async def answer(self, question: Question, rationales: bool) -> dict[str, Any]:
         return await self._answer_batch((question, rationales))
 
-    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=WAIT_S)
+    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=0)
     async def _answer_batch(self, asked: list[tuple[Question, bool]]) -> list[dict[str, Any]]:
+        began = time.monotonic()
         try:
             return await asyncio.to_thread(self._predict, asked)
         except UserError:
@@ -64,6 +66,8 @@ class Replica:
         except Exception as error:
             self.fault = f"{type(error).__name__}: {error}"
             raise
+        finally:
+            self._answer_batch.set_batch_wait_timeout_s(WAIT_SHARE * (time.monotonic() - began))
 
     def _predict(self, asked: list[tuple[Question, bool]]) -> list[dict[str, Any]]:
         """Questions with rationales and those without go through the student apart."""
