@@ -39,7 +39,11 @@ def serving(model: str, *, pool: StudentPool, host: str, port: int) -> Iterator[
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     with step("loading the student"):
-        serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
+        try:
+            serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
+        except RuntimeError as error:  # another program has taken it since it was free
+            reason = str(error).strip().rpartition("\n")[2].removeprefix("RuntimeError: ").rstrip(".")
+            raise UserError(f"{host}:{port} cannot be listened on ({reason}); give another --port") from None
         try:
             serve.run(build(Served(model=model, pool=pool)), name=NAME, logging_config=quiet)
         except RuntimeError:
