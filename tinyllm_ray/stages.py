@@ -139,7 +139,7 @@ def evaluate(session: Session, model: str, split: str) -> dict[str, Any]:
     if split not in session.questions:
         near, known = did_you_mean(split, session.questions), ", ".join(session.questions)
         raise UserError(f"--split: the dataset has no split {split!r}{near}; it has {known}")
-    from tinyllm_ray.student.evaluate import evaluate_folder
+    from tinyllm_ray.student.predict import evaluate_folder
     from tinyllm_ray.tracking.address import tracking_uri
     from tinyllm_ray.tracking.find import find_model
 

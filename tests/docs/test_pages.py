@@ -75,12 +75,16 @@ def test_every_key_that_a_page_names_exists(page: Path) -> None:
     assert [path for path in sorted(keys) if not exists(path, plain, mappings)] == []
 
 
+def faults(shown: dict) -> list[str]:
+    return [error.message for error in jsonschema.Draft202012Validator(json_schema()).iter_errors(shown)]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=names)
 def test_every_experiment_that_a_page_shows_is_allowed(page: Path) -> None:
     for indent, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         shown = yaml.safe_load("\n".join(line.removeprefix(indent) for line in text.splitlines()))
         if isinstance(shown, dict) and set(shown) & set(Experiment.model_fields):
-            jsonschema.validate(shown, json_schema())
+            assert faults(shown) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names)

@@ -13,7 +13,7 @@ from tinyllm_ray import storage
 from tinyllm_ray.config import UserError, validate
 from tinyllm_ray.data.store import StoreId
 from tinyllm_ray.student import records
-from tinyllm_ray.student.evaluate import evaluate_folder
+from tinyllm_ray.student.predict import evaluate_folder
 from tinyllm_ray.student.train import run_trial
 
 

@@ -9,29 +9,23 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
-from tinyllm_ray import storage
-from tinyllm_ray.cluster.arithmetic import lay_out_for_onednn
 from tinyllm_ray.data.arrays import Features
-from tinyllm_ray.data.fit import as_plain, check_counts, count_scored
 from tinyllm_ray.data.prompts import student_input
-from tinyllm_ray.data.questions import read_questions
 from tinyllm_ray.data.tokenizer import StudentTokenizer
 from tinyllm_ray.rows import Prediction, Question
-from tinyllm_ray.schema import LABEL, Evaluation, Experiment, Student, Training
+from tinyllm_ray.schema import Evaluation, Student, Training
 from tinyllm_ray.schema.base import UserError
 from tinyllm_ray.student.batches import active_examples, collate, micro_batches, pack
-from tinyllm_ray.student.model import load_folder, parameter_count
 from tinyllm_ray.student.objective import Term, cross_entropy, term_sums, token_counts
 from tinyllm_ray.student.packed import decoder_start, padded_attention, target_logits
 from tinyllm_ray.student.shards import gather_dict, gather_rows, rank, share_between, world_size
 from tinyllm_ray.tasks.registry import task_of
-from tinyllm_ray.terminal.progress import step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -129,34 +123,6 @@ def answer_questions(
 def confidence(scores: Sequence[float]) -> float:
     """Of the choice with the highest score, among the choices."""
     return float(torch.tensor(scores).softmax(0).max())
-
-
-def evaluate_folder(folder: str, experiment: Experiment, *, questions: str) -> dict[str, float]:
-    """Metrics of a saved student on a question file."""
-    saved: dict[str, Any] = {
-        "model": str(storage.local_folder(folder)),
-        "tokenizer": None,
-        "from_scratch": {},
-        "lora": None,
-    }
-    student = experiment.student.model_copy(update=saved)
-    model, tokenizer = load_folder(student)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    parameters = parameter_count(model)
-    if student.dtype == "float32":
-        lay_out_for_onednn(model)
-    asked = read_questions(questions)
-    limits = student.model_dump(include={"max_input_tokens", "max_label_tokens"})
-    counts = count_scored(questions, {"prefixes": [student.label_prefix], **limits}, tokenizer)
-    check_counts(as_plain(counts, ["input", LABEL]), questions, experiment)
-    evaluation = experiment.evaluation
-    passes = 2 if evaluation.by == "both" else 1
-    with step("evaluate", total=passes * len(asked), unit="questions") as bar:
-        metrics, _ = evaluate(
-            model, tokenizer, questions=asked, student=student, evaluation=evaluation, on_batch=bar.advance
-        )
-    metrics |= latency(Reader(model, tokenizer, student, evaluation.batch_size), asked, evaluation)
-    return {**metrics, "questions": len(asked), "parameters": parameters}
 
 
 @torch.inference_mode()

@@ -14,15 +14,19 @@ import torch
 from tinyllm_ray import storage
 from tinyllm_ray.cluster.arithmetic import lay_out_for_onednn
 from tinyllm_ray.config import UserError
+from tinyllm_ray.data.fit import as_plain, check_counts, count_scored
+from tinyllm_ray.data.questions import read_questions
+from tinyllm_ray.data.tokenizer import StudentTokenizer
 from tinyllm_ray.rows import Prediction, Question
-from tinyllm_ray.schema import Evaluation, Experiment, Student, TaskName
+from tinyllm_ray.schema import LABEL, Evaluation, Experiment, Student, TaskName
 from tinyllm_ray.schema.base import counted
 from tinyllm_ray.student.checks import check_dtype
-from tinyllm_ray.student.evaluate import Reader, answer_questions, confidence
-from tinyllm_ray.student.model import load_folder
+from tinyllm_ray.student.evaluate import Reader, answer_questions, confidence, evaluate, latency
+from tinyllm_ray.student.model import load_folder, parameter_count
 from tinyllm_ray.student.records import ANSWERING
 from tinyllm_ray.tasks.choice import MAX_CHOICES
 from tinyllm_ray.tasks.registry import task_of
+from tinyllm_ray.terminal.progress import step
 
 STUDENT_KEYS = {"label_prefix", "max_input_tokens", "max_label_tokens", "max_rationale_tokens", "dtype"}
 EVALUATION_KEYS = {"by", "batch_size", "max_new_tokens"}
@@ -65,16 +69,48 @@ def open_student(model: str, *, batch_size: int | None = None) -> SavedStudent:
     name = str(storage.local_folder(model)) if storage.exists(model) else model
     student = Student(model=name, **saved["student"])
     evaluation = Evaluation(**saved["evaluation"] | ({"batch_size": batch_size} if batch_size else {}))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    check_dtype(student.dtype, device)
-    loaded, tokenizer = load_folder(student)
-    loaded.to(device)
-    if student.dtype == "float32":
-        lay_out_for_onednn(loaded)
+    loaded, tokenizer, _ = _load(student)
     reader = Reader(loaded, tokenizer, student, evaluation.batch_size)
     if "ranking" not in task_of(kind["task"]).SCORINGS:
         evaluation = evaluation.model_copy(update={"by": "generation"})
     return SavedStudent(reader, evaluation, saved["task_prefixes"], **kind)
+
+
+def evaluate_folder(folder: str, experiment: Experiment, *, questions: str) -> dict[str, float]:
+    """Metrics of a saved student on a question file."""
+    saved: dict[str, Any] = {
+        "model": str(storage.local_folder(folder)),
+        "tokenizer": None,
+        "from_scratch": {},
+        "lora": None,
+    }
+    student = experiment.student.model_copy(update=saved)
+    model, tokenizer, parameters = _load(student)
+    asked = read_questions(questions)
+    limits = student.model_dump(include={"max_input_tokens", "max_label_tokens"})
+    counts = count_scored(questions, {"prefixes": [student.label_prefix], **limits}, tokenizer)
+    check_counts(as_plain(counts, ["input", LABEL]), questions, experiment)
+    evaluation = experiment.evaluation
+    passes = 2 if evaluation.by == "both" else 1
+    with step("evaluate", total=passes * len(asked), unit="questions") as bar:
+        metrics, _ = evaluate(
+            model, tokenizer, questions=asked, student=student, evaluation=evaluation, on_batch=bar.advance
+        )
+    metrics |= latency(Reader(model, tokenizer, student, evaluation.batch_size), asked, evaluation)
+    return {**metrics, "questions": len(asked), "parameters": parameters}
+
+
+def _load(student: Student) -> tuple[Any, StudentTokenizer, int]:
+    """A saved student that only answers from now on, on the GPU where there is one, and the number of its parameters,
+    which cannot be counted any longer once they lie in oneDNN's order."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_dtype(student.dtype, device)
+    model, tokenizer = load_folder(student)
+    parameters = parameter_count(model)
+    model.to(device)
+    if student.dtype == "float32":
+        lay_out_for_onednn(model)
+    return model, tokenizer, parameters
 
 
 def predict(saved: SavedStudent, questions: Sequence[Question], *, rationales: bool = False) -> list[Prediction]:

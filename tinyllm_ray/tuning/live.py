@@ -51,7 +51,6 @@ class Live:
 
     def __init__(self, *, rows: int) -> None:
         self.began = time.monotonic()
-        self.over = False  # the teachers have ended, and what they wrote is trained
         self.figures: dict[str, float] = {}
         self._rows = rows
         self._paused_s = 0.0

@@ -162,10 +162,10 @@ class Overlap:
         try:
             if self._writes_new:
                 with step("both pools", total=rows, unit="rows") as bar:
-                    live = Live(rows=rows)
-                    while not live.over and not self._leaving.wait(LOOK_S):
+                    live, through = Live(rows=rows), False
+                    while not through and not self._leaving.wait(LOOK_S):
                         self._step()
-                        self._look(live, bar)
+                        through = self._look(live, bar)
             while not self._leaving.wait(LOOK_S):
                 self._step()
         except BaseException as error:  # noqa: BLE001 - as above
@@ -213,10 +213,10 @@ class Overlap:
             feature_parts.stop_parts(features.folder, message)
         self._leaving.set()
 
-    def _look(self, live: Live, bar: Step) -> None:
-        """At the trainings, which is not for free: now and then."""
+    def _look(self, live: Live, bar: Step) -> bool:
+        """At the trainings, which is not for free: now and then. Whether all is written and trained."""
         if self.collector is None or time.monotonic() - self._looked_at < LOOK_AT_TRAININGS_S:
-            return
+            return False
         self._looked_at = time.monotonic()
         progress = self.progress()
         self.hold_back(self.collector, progress)
@@ -225,10 +225,10 @@ class Overlap:
         note = live.look(
             counts, ready=self.collector.written, tokens=self.collector.tokens, resting=resting, progress=progress
         )
-        live.over = ended and (live.trained >= self.collector.written or bool(progress and progress.ended))
         bar.set(live.trained, note=note)
         self.log(live.figures, int(time.monotonic() - live.began))
         self._keep_times(resting)
+        return ended and (live.trained >= self.collector.written or bool(progress and progress.ended))
 
     def hold_back(self, collector: Collector, progress: Progress | None) -> None:
         """Pause who is too far ahead of the foremost training; the slowest teacher only if whole rows wait."""

@@ -188,8 +188,9 @@ def test_a_missing_key_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_server_that_lists_no_models_is_taken_as_it_is() -> None:
-    with server(lambda n, b: chat("x"), models=(404, {})) as (url, _):
+    with server(lambda n, b: chat("x"), models=(404, {})) as (url, seen):
         check(teacher(url))
+        assert seen == []  # nothing was asked of the model to find out
 
 
 def test_auto_chats_unless_the_server_refuses_to() -> None:

@@ -292,8 +292,9 @@ def test_a_server_that_refuses_the_request_is_quoted(status: int, message: str, 
 
 
 def test_a_server_that_is_busy_is_asked_row_by_row(folder: str) -> None:
-    with server(lambda number, body: (503, {"error": {"message": "no room"}})) as (url, _):
+    with server(lambda number, body: (503, {"error": {"message": "no room"}})) as (url, seen):
         check(teacher(url, folder))
+    assert seen  # it was asked, and what it said is no fault of the experiment
 
 
 def test_the_tokenizer_of_another_model_is_found_out(folder: str, tmp_path: Path) -> None:

@@ -124,8 +124,11 @@ def damaged(folder: Path, **changes: object) -> Teacher:
     return made
 
 
-def test_a_whole_model_passes(tmp_path: Path) -> None:
-    check_model(damaged(tmp_path), wanted="decoder")
+def test_a_whole_model_passes_for_what_it_is(tmp_path: Path) -> None:
+    whole = damaged(tmp_path)
+    check_model(whole, wanted="decoder")
+    with pytest.raises(UserError, match=r"teachers\.t\.engine\.type: .* runs encoder-decoder models"):
+        check_model(whole, wanted="encoder_decoder")
 
 
 @pytest.mark.parametrize("keep", [0, 5, 1000])
